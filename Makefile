@@ -1,0 +1,58 @@
+# The everyday commands. `make help` lists them; everything they need beyond Rust, Python and make they fetch themselves.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long check lint fmt bench-fetch setup clean-data
+
+CACHE := $(or $(LARDER_CACHE),$(HOME)/.cache/larder)
+# A build folder outside the checkout is used where there is one, and never needed.
+ifndef CARGO_TARGET_DIR
+ifneq ($(wildcard $(CACHE)/target),)
+export CARGO_TARGET_DIR := $(CACHE)/target
+endif
+endif
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+# Data that only some machines have; tests that need it skip without it, and say so.
+export LARDER_SHARED := $(abspath $(or $(LARDER_SHARED),../shared))
+# Where a skipped test writes its name.
+SKIPS := $(TARGET)/skipped-tests
+# What setup found out about this machine.
+ENV := . "$(CACHE)/setup.env";
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup ## build, invent a shop, serve it and ask it 200 questions
+	$(ENV) cargo build --release --locked --package larder
+	"$(TARGET)/release/larder" demo
+
+test: setup ## run all tests; ends with how many were skipped
+	$(ENV) cargo build --locked --package larder
+	"$(TARGET)/debug/larder" model get minilm-l6
+	: >"$(SKIPS)"
+	$(ENV) LARDER_SKIP_LOG="$(SKIPS)" cargo test --workspace --locked
+	@awk 'NF && !seen[$$0]++ { names = names (n++ ? ", " : "") $$0 } END { printf "skipped: %d (%s)\n", n, n ? names : "none" }' "$(SKIPS)"
+
+test-long: ## run the long variants of the same tests
+	LARDER_LONG=1 $(MAKE) test
+
+check: test lint ## test and lint: what must pass before a change is merged
+
+lint: setup ## formatting, clippy, documentation, dependencies
+	cargo fmt --all --check
+	$(ENV) cargo clippy --workspace --all-targets --locked -- -D warnings
+	$(ENV) RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --locked
+	tools/deny.sh
+
+fmt: ## format the code
+	cargo fmt --all
+
+bench-fetch: setup ## measure Store::fetch against its baseline
+	$(ENV) cargo bench --locked --package larder-benches --bench fetch
+
+setup: ## install what is missing to build (needs root, sudo or nothing at all)
+	@tools/setup.sh
+
+clean-data: ## remove what the demo made
+	rm -rf data

@@ -1,0 +1,199 @@
+//! The Parquet files of a snapshot: finding them, checking that their columns fit the view, reading them as canonical batches.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use larder_store::{FeatureType, MAX_ENTITY_BYTES, ViewConfig};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+
+use crate::Error;
+use crate::convert::Wanted;
+
+/// Rows read at a time.
+const BATCH_ROWS: usize = 8192;
+
+/// The Parquet files that `sources` name, directories replaced by the `*.parquet` files in them, in order of name.
+pub(crate) fn list(sources: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
+    let mut files = Vec::new();
+    for source in sources {
+        if !source.is_dir() {
+            files.push(source.clone());
+            continue;
+        }
+        let mut inside = Vec::new();
+        for entry in fs::read_dir(source).map_err(Error::disk("read", source))? {
+            let path = entry.map_err(Error::disk("read", source))?.path();
+            if path.extension().is_some_and(|extension| extension == "parquet") && path.is_file() {
+                inside.push(path);
+            }
+        }
+        if inside.is_empty() {
+            let message = format!("the folder {} holds no *.parquet file", source.display());
+            return Err(Error::FixRequest(message));
+        }
+        inside.sort();
+        files.append(&mut inside);
+    }
+    if files.is_empty() {
+        return Err(Error::FixRequest("no source files are named".to_string()));
+    }
+    Ok(files)
+}
+
+/// One open Parquet file, read batch by batch.
+pub(crate) struct SourceFile<'a> {
+    path: &'a Path,
+    view: &'a ViewConfig,
+    reader: ParquetRecordBatchReader,
+    /// For each canonical column its position in what the reader returns.
+    columns: Vec<(usize, Wanted)>,
+    rows_read: u64,
+}
+
+/// A canonical batch without the rows whose keys cannot be used.
+pub(crate) struct SourceBatch {
+    pub(crate) rows: RecordBatch,
+    /// Rows left out, with the first one's number in the file and what is wrong with it.
+    pub(crate) rejected: u64,
+    pub(crate) first_rejected: Option<(u64, String)>,
+}
+
+impl<'a> SourceFile<'a> {
+    /// Opens a file and checks every column of the view against it, before any row is read.
+    pub(crate) fn open(path: &'a Path, view: &'a ViewConfig) -> Result<SourceFile<'a>, Error> {
+        let file = File::open(path).map_err(Error::disk("open", path))?;
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file)
+            .map_err(|error| Error::source(path, format!("not a readable Parquet file: {error}")))?;
+        let schema = builder.schema();
+        let mut roots = Vec::new();
+        for (name, wanted) in wanted_columns(view) {
+            let mut found = schema.fields().iter().enumerate().filter(|(_, field)| field.name() == name);
+            let (root, field) = match (found.next(), found.next()) {
+                (Some(only), None) => only,
+                (Some(_), Some(_)) => return Err(Error::source(path, format!("column {name} is there twice"))),
+                (None, _) => {
+                    let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+                    let reason = format!(
+                        "column {name} ({}) of view {} is missing, the file has {}",
+                        wanted.name(),
+                        view.name,
+                        names.join(", ")
+                    );
+                    return Err(Error::source(path, reason));
+                }
+            };
+            if !wanted.accepts(field.data_type()) {
+                let reason = format!(
+                    "column {name} is {}, view {} expects {}, which takes {}",
+                    field.data_type(),
+                    view.name,
+                    wanted.name(),
+                    wanted.accepted()
+                );
+                return Err(Error::source(path, reason));
+            }
+            roots.push((root, wanted));
+        }
+        // The reader returns the wanted columns in the order of the file.
+        let mut in_file_order: Vec<_> = roots.iter().map(|(root, _)| *root).collect();
+        in_file_order.sort_unstable();
+        let position = |root| in_file_order.partition_point(|&other| other < root);
+        let columns = roots.iter().map(|&(root, wanted)| (position(root), wanted)).collect();
+        let mask = ProjectionMask::roots(builder.parquet_schema(), in_file_order.iter().copied());
+        let reader = builder
+            .with_projection(mask)
+            .with_batch_size(BATCH_ROWS)
+            .build()
+            .map_err(|error| Error::source(path, error.to_string()))?;
+        Ok(SourceFile { path, view, reader, columns, rows_read: 0 })
+    }
+
+    /// Rows read so far, rejected ones included.
+    pub(crate) fn rows_read(&self) -> u64 {
+        self.rows_read
+    }
+
+    /// The next batch; `None` at the end.
+    pub(crate) fn next_batch(&mut self) -> Result<Option<SourceBatch>, Error> {
+        let Some(batch) = self.reader.next() else {
+            return Ok(None);
+        };
+        let first_row = self.rows_read;
+        let batch = batch.map_err(|error| {
+            let reason = format!("cannot be read after row {first_row}, it is cut short or damaged: {error}");
+            Error::source(self.path, reason)
+        })?;
+        self.rows_read += batch.num_rows() as u64;
+        let schema = self.view.arrow_schema();
+        let mut columns = Vec::with_capacity(self.columns.len());
+        for ((position, wanted), field) in self.columns.iter().zip(schema.fields()) {
+            columns.push(wanted.convert(batch.column(*position)).map_err(|reason| {
+                let last = self.rows_read;
+                Error::source(self.path, format!("column {}, rows {first_row} to {last}: {reason}", field.name()))
+            })?);
+        }
+        let (usable, rejected, first_rejected) = self.usable(&columns, first_row);
+        // Keys may be null here, which the canonical schema does not allow, so they are filtered under a schema that does.
+        let nullable: Vec<(String, ArrayRef)> =
+            schema.fields().iter().map(|field| field.name().clone()).zip(columns).collect();
+        let failed = |error: arrow::error::ArrowError| Error::source(self.path, error.to_string());
+        let mut rows =
+            RecordBatch::try_from_iter_with_nullable(nullable.into_iter().map(|(name, column)| (name, column, true)))
+                .map_err(failed)?;
+        if rejected > 0 {
+            rows = filter_record_batch(&rows, &usable).map_err(failed)?;
+        }
+        let rows = RecordBatch::try_new(schema, rows.columns().to_vec()).map_err(failed)?;
+        Ok(Some(SourceBatch { rows, rejected, first_rejected }))
+    }
+
+    /// Which rows have keys that can be stored.
+    fn usable(&self, columns: &[ArrayRef], first_row: u64) -> (BooleanArray, u64, Option<(u64, String)>) {
+        let entities = columns[0].as_string::<i32>();
+        let element_key = self.view.element_key.as_ref().and_then(|name| {
+            let feature = self.view.features.iter().position(|feature| &feature.name == name)?;
+            Some((name, &columns[2 + feature]))
+        });
+        let fault = |row: usize| -> Option<String> {
+            if entities.is_null(row) {
+                return Some(format!("{} is null", self.view.entity_key));
+            }
+            let length = entities.value(row).len();
+            if length == 0 || length > MAX_ENTITY_BYTES {
+                let key = &self.view.entity_key;
+                return Some(format!("{key} has {length} bytes, allowed are 1 to {MAX_ENTITY_BYTES}"));
+            }
+            if columns[1].is_null(row) {
+                return Some(format!("{} is null", self.view.event_time));
+            }
+            match element_key {
+                Some((name, column)) if column.is_null(row) => Some(format!("{name} is null")),
+                _ => None,
+            }
+        };
+        let (mut rejected, mut first) = (0, None);
+        let usable = (0..entities.len()).map(|row| {
+            let fault = fault(row);
+            let fine = fault.is_none();
+            if let Some(fault) = fault {
+                rejected += 1;
+                first.get_or_insert((first_row + row as u64, fault));
+            }
+            Some(fine)
+        });
+        (usable.collect(), rejected, first)
+    }
+}
+
+/// The columns of the canonical batch, in its order, and what each is for.
+fn wanted_columns(view: &ViewConfig) -> impl Iterator<Item = (&str, Wanted)> {
+    let keys = [
+        (view.entity_key.as_str(), Wanted::Entity),
+        (view.event_time.as_str(), Wanted::Feature(FeatureType::Timestamp)),
+    ];
+    let features = view.features.iter().map(|f| (f.name.as_str(), Wanted::Feature(f.data_type)));
+    keys.into_iter().chain(features)
+}

@@ -1,0 +1,183 @@
+//! The text encoder: a model folder turned into unit vectors, one per text.
+//!
+//! Tokenising and encoding are two calls, because the node tokenises on its fetch thread while the score thread runs the network.
+//! `encode` sorts the texts by length, cuts them into micro-batches by token budget, takes the mean over each text's tokens and
+//! normalises it. The encoder has its own thread pool: Burn's parallel loops run in the pool of the thread that calls them, and two
+//! models sharing the global pool would steal each other's work.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use burn::tensor::Device;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use sha2::{Digest, Sha256};
+
+use crate::bert::Bert;
+use crate::bert_config::BertConfig;
+use crate::config::ModelConfig;
+use crate::embeddings::Embeddings;
+use crate::error::Error;
+use crate::metrics;
+use crate::text::{TextTokenizer, Tokens};
+use crate::weights::WeightsFile;
+
+/// A loaded encoder; clones share the weights and the thread pool.
+#[derive(Clone)]
+pub struct Encoder(Arc<Inner>);
+
+struct Inner {
+    name: String,
+    tokenizer: TextTokenizer,
+    network: Bert,
+    device: Device,
+    pool: ThreadPool,
+    vocabulary: u32,
+    max_tokens: usize,
+    dimension: usize,
+    micro_batch_tokens: usize,
+}
+
+impl Encoder {
+    /// Loads a model folder in the Hugging Face layout (config.json, tokenizer.json, model.safetensors).
+    ///
+    /// # Errors
+    /// `FixConfig` for a value in `config`, `FixModelFolder` naming the file and tensor, `CheckFile` for what cannot be read.
+    pub fn load(config: &ModelConfig) -> Result<Encoder, Error> {
+        config.validate()?;
+        let started = Instant::now();
+        let folder = config.encoder.as_path();
+        let bert = BertConfig::load(folder)?;
+        if config.max_tokens > bert.max_position_embeddings {
+            let allowed = format!("{} has positions for {} tokens", folder.display(), bert.max_position_embeddings);
+            return Err(Error::config("max_tokens", config.max_tokens, allowed));
+        }
+        let tokenizer_file = folder.join("tokenizer.json");
+        let tokenizer = TextTokenizer::load(&tokenizer_file, bert.vocab_size, config.max_tokens, config.max_text_bytes)?;
+        let device = Device::flex();
+        let weights = WeightsFile::read(&folder.join("model.safetensors"))?;
+        let network = Bert::load(&bert, weights.tensors()?, &device)?;
+        let name = name(&bert, weights.bytes());
+        tracing::info!(encoder = name, folder = %folder.display(), seconds = started.elapsed().as_secs_f64(), "encoder loaded");
+        Ok(Encoder(Arc::new(Inner {
+            name,
+            tokenizer,
+            network,
+            device,
+            pool: pool(config.threads)?,
+            vocabulary: bert.vocab_size as u32,
+            max_tokens: config.max_tokens,
+            dimension: bert.hidden_size,
+            micro_batch_tokens: config.micro_batch_tokens,
+        })))
+    }
+
+    /// Values per vector.
+    pub fn dimension(&self) -> usize {
+        self.0.dimension
+    }
+
+    /// Family, shape and the start of the weights' SHA-256, for example `bert-6x384-53aa51172d14`: equal names mean equal vectors,
+    /// wherever the folder lies.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Tokenises a batch; runs on the calling thread. Texts that are too long are cut, and the result says which.
+    pub fn tokenize(&self, texts: &[&str]) -> Result<Tokens, Error> {
+        self.0.tokenizer.tokenize(texts)
+    }
+
+    /// One unit vector per text, in the order of `tokens`; blocks the calling thread while the encoder's pool works.
+    pub fn encode(&self, tokens: &Tokens) -> Result<Embeddings, Error> {
+        let started = Instant::now();
+        let embeddings = self.0.pool.install(|| self.0.encode(tokens))?;
+        metrics::encoded(tokens.len(), tokens.total(), started);
+        Ok(embeddings)
+    }
+
+    /// Tokenises and encodes in one call, for work where the two need not overlap.
+    pub fn encode_texts(&self, texts: &[&str]) -> Result<Embeddings, Error> {
+        self.encode(&self.tokenize(texts)?)
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        &self.0.device
+    }
+
+    /// Runs other model work of this encoder (catalogue search) in its pool.
+    pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.0.pool.install(work)
+    }
+}
+
+impl Inner {
+    fn encode(&self, tokens: &Tokens) -> Result<Embeddings, Error> {
+        let mut order: Vec<usize> = (0..tokens.len()).collect();
+        order.sort_by_key(|text| tokens.ids(*text).len());
+        let mut embeddings = Embeddings::zeros(self.dimension, tokens.len());
+        let mut rest = order.as_slice();
+        while !rest.is_empty() {
+            let (batch, after) = rest.split_at(self.micro_batch(tokens, rest));
+            self.encode_batch(tokens, batch, &mut embeddings)?;
+            rest = after;
+        }
+        Ok(embeddings)
+    }
+
+    /// How many of the next texts fit the token budget; at least one.
+    fn micro_batch(&self, tokens: &Tokens, texts: &[usize]) -> usize {
+        let mut budget = self.micro_batch_tokens;
+        let fitting = texts.iter().take_while(|text| {
+            let length = tokens.ids(**text).len();
+            let fits = length <= budget;
+            budget = budget.saturating_sub(length);
+            fits
+        });
+        fitting.count().max(1)
+    }
+
+    fn encode_batch(&self, tokens: &Tokens, texts: &[usize], embeddings: &mut Embeddings) -> Result<(), Error> {
+        let lengths: Vec<usize> = texts.iter().map(|text| tokens.ids(*text).len()).collect();
+        let ids: Vec<u32> = texts.iter().flat_map(|text| tokens.ids(*text)).copied().collect();
+        if ids.iter().any(|id| *id >= self.vocabulary) || lengths.iter().any(|length| !(1..=self.max_tokens).contains(length)) {
+            return Err(Error::fault("encoding", "the tokens were made by another encoder"));
+        }
+        let hidden = self.network.forward(&ids, &lengths)?.try_into_data().map_err(|error| Error::fault("encoding", error))?;
+        let mut rows = hidden.as_slice::<f32>().map_err(|error| Error::fault("encoding", error))?;
+        for (text, length) in texts.iter().zip(lengths) {
+            let (own, after) = rows.split_at(length * self.dimension);
+            mean_of_rows(own, embeddings.row_mut(*text));
+            rows = after;
+        }
+        Ok(())
+    }
+}
+
+/// The mean of the token vectors, scaled to length 1.
+fn mean_of_rows(rows: &[f32], out: &mut [f32]) {
+    for row in rows.chunks_exact(out.len()) {
+        out.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+    }
+    let length = out.iter().map(|value| value * value).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+    out.iter_mut().for_each(|value| *value /= length);
+}
+
+fn name(config: &BertConfig, weights: &[u8]) -> String {
+    let digest = Sha256::digest(weights);
+    let start: String = digest[..6].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}x{}-{start}", config.model_type, config.num_hidden_layers, config.hidden_size)
+}
+
+fn pool(threads: usize) -> Result<ThreadPool, Error> {
+    ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|index| format!("model-{index}"))
+        .build()
+        .map_err(|error| Error::fault("starting the model's threads", error))
+}
+
+impl std::fmt::Debug for Encoder {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Encoder").field("name", &self.0.name).field("dimension", &self.0.dimension).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,103 @@
+//! Training questions as numbers, and their division into folds.
+
+use std::collections::BTreeMap;
+
+/// Questions ready to learn from: cosines, phi and the right class of each.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Examples {
+    /// `[questions, intents]`.
+    pub(crate) cosines: Vec<f32>,
+    /// `[questions, width]`.
+    pub(crate) phi: Vec<f32>,
+    /// The right class of each question; the number of intents stands for out of scope.
+    pub(crate) labels: Vec<usize>,
+    pub(crate) intents: usize,
+    pub(crate) width: usize,
+}
+
+impl Examples {
+    /// Number of questions.
+    pub(crate) fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Cosines, phi and label of one question.
+    pub(crate) fn question(&self, index: usize) -> (&[f32], &[f32], usize) {
+        let cosines = &self.cosines[index * self.intents..][..self.intents];
+        (cosines, &self.phi[index * self.width..][..self.width], self.labels[index])
+    }
+
+    /// The questions for which `keep` says so, in order.
+    pub(crate) fn select(&self, keep: impl Fn(usize) -> bool) -> Examples {
+        let mut selected = Examples { intents: self.intents, width: self.width, ..Examples::default() };
+        for index in (0..self.len()).filter(|index| keep(*index)) {
+            let (cosines, phi, label) = self.question(index);
+            selected.cosines.extend_from_slice(cosines);
+            selected.phi.extend_from_slice(phi);
+            selected.labels.push(label);
+        }
+        selected
+    }
+}
+
+/// Divides questions into `folds` parts, each with its share of every class; questions of one group stay together.
+///
+/// Groups are users: two questions of one user share their features, and a head that has learned one must not be tested on the other.
+/// The same seed gives the same division.
+pub(crate) fn divide(labels: &[usize], groups: &[String], folds: usize, seed: u64) -> Vec<usize> {
+    let mut members: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (question, group) in groups.iter().enumerate() {
+        members.entry(group).or_default().push(question);
+    }
+    let mut order: Vec<Vec<usize>> = members.into_values().collect();
+    shuffle(&mut order, seed);
+    let mut fold_of = vec![0; labels.len()];
+    let mut of_class: BTreeMap<(usize, usize), usize> = BTreeMap::new();
+    let mut sizes = vec![0; folds];
+    for group in order {
+        let label = labels[group[0]];
+        let fold = (0..folds).min_by_key(|fold| (of_class.get(&(label, *fold)).copied().unwrap_or(0), sizes[*fold])).unwrap_or(0);
+        for question in group {
+            fold_of[question] = fold;
+            *of_class.entry((labels[question], fold)).or_default() += 1;
+            sizes[fold] += 1;
+        }
+    }
+    fold_of
+}
+
+/// Fisher-Yates with the SplitMix64 generator (Steele et al. 2014), which needs no state beyond its seed.
+fn shuffle<T>(items: &mut [T], seed: u64) {
+    let mut state = seed;
+    for last in (1..items.len()).rev() {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        items.swap(last, (mixed % (last as u64 + 1)) as usize);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folds_share_every_class_and_keep_groups_together() {
+        let labels: Vec<usize> = (0..300).map(|i| i % 7).collect();
+        let groups: Vec<String> = (0..300).map(|i| format!("user {}", i / 2)).collect();
+        let folds = divide(&labels, &groups, 5, 1);
+        assert_eq!(folds, divide(&labels, &groups, 5, 1));
+        assert_ne!(folds, divide(&labels, &groups, 5, 2));
+        for pair in folds.chunks_exact(2) {
+            assert_eq!(pair[0], pair[1], "both questions of a user");
+        }
+        for fold in 0..5 {
+            for class in 0..7 {
+                let count = (0..300).filter(|i| folds[*i] == fold && labels[*i] == class).count();
+                assert!((4..=14).contains(&count), "fold {fold} has {count} of class {class}");
+            }
+        }
+    }
+}

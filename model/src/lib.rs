@@ -1,0 +1,49 @@
+//! Larder's model: text encoder, answer catalogue, feature encodings and the calibrated ranking head, on Burn.
+//!
+//! One question's way through this crate: `Encoder::tokenize` -> `Tokens` -> `Encoder::encode` -> `Embeddings` ->
+//! `CatalogueIndex::best_cosines`; beside it `FeatureEncoder::encode` -> phi; both into `Head::rank` -> `Ranking`. Training takes
+//! `LabelledQuestion`s and gives a `Head`. The crate is a plain synchronous library: it knows no network, no runtime and no store.
+
+mod config;
+mod error;
+
+mod encoder;
+mod text;
+mod embeddings;
+mod bert;
+mod bert_config;
+mod gelu;
+mod weights;
+
+mod catalogue;
+mod index;
+mod features;
+
+mod head;
+mod parameters;
+mod ranking;
+
+mod train;
+mod question;
+mod examples;
+mod cross_validation;
+mod fit;
+mod calibration;
+mod report;
+
+mod metrics;
+
+pub use catalogue::{Catalogue, Intent, OUT_OF_SCOPE};
+pub use config::ModelConfig;
+pub use embeddings::Embeddings;
+pub use encoder::Encoder;
+pub use error::Error;
+pub use features::{EncodedFeature, Encoding, FeatureEncoder, FeatureValue};
+pub use head::Head;
+pub use index::CatalogueIndex;
+pub use metrics::METRICS;
+pub use question::LabelledQuestion;
+pub use ranking::Ranking;
+pub use report::TrainReport;
+pub use text::Tokens;
+pub use train::{TrainOptions, TrainProgress, TrainRequest, TrainStage};

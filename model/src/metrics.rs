@@ -1,0 +1,58 @@
+//! The names of this crate's metrics, declared once, and the only functions that record them.
+//!
+//! Seconds are histograms of whole calls (a call may hold one text or a batch); no metric has a label, and none ever names a tenant.
+
+use std::time::Instant;
+
+/// Texts tokenised.
+const TEXTS: &str = "larder_model_texts_total";
+/// Tokens produced, special tokens included.
+const TOKENS: &str = "larder_model_tokens_total";
+/// Texts that were cut at `max_tokens` or `max_text_bytes`.
+const TRUNCATED_TEXTS: &str = "larder_model_truncated_texts_total";
+/// Texts per encode call.
+const ENCODE_BATCH_TEXTS: &str = "larder_model_encode_batch_texts";
+/// Tokens per encode call.
+const ENCODE_BATCH_TOKENS: &str = "larder_model_encode_batch_tokens";
+/// Seconds per tokenise call.
+const TOKENISE_SECONDS: &str = "larder_model_tokenise_seconds";
+/// Seconds per encode call (the network, from token ids to vectors).
+const ENCODE_SECONDS: &str = "larder_model_encode_seconds";
+/// Seconds per search of the catalogue index.
+const SEARCH_SECONDS: &str = "larder_model_search_seconds";
+/// Seconds per ranking call of a head.
+const SCORE_SECONDS: &str = "larder_model_score_seconds";
+
+/// Every metric of this crate with its description, for the README and for the exporter.
+pub const METRICS: &[(&str, &str)] = &[
+    (TEXTS, "Texts tokenised."),
+    (TOKENS, "Tokens produced, special tokens included."),
+    (TRUNCATED_TEXTS, "Texts cut at max_tokens or max_text_bytes."),
+    (ENCODE_BATCH_TEXTS, "Texts per encode call."),
+    (ENCODE_BATCH_TOKENS, "Tokens per encode call."),
+    (TOKENISE_SECONDS, "Seconds per tokenise call."),
+    (ENCODE_SECONDS, "Seconds per encode call."),
+    (SEARCH_SECONDS, "Seconds per catalogue search."),
+    (SCORE_SECONDS, "Seconds per ranking call."),
+];
+
+pub(crate) fn tokenised(texts: usize, tokens: usize, truncated: usize, started: Instant) {
+    metrics::counter!(TEXTS).increment(texts as u64);
+    metrics::counter!(TOKENS).increment(tokens as u64);
+    metrics::counter!(TRUNCATED_TEXTS).increment(truncated as u64);
+    metrics::histogram!(TOKENISE_SECONDS).record(started.elapsed().as_secs_f64());
+}
+
+pub(crate) fn encoded(texts: usize, tokens: usize, started: Instant) {
+    metrics::histogram!(ENCODE_BATCH_TEXTS).record(texts as f64);
+    metrics::histogram!(ENCODE_BATCH_TOKENS).record(tokens as f64);
+    metrics::histogram!(ENCODE_SECONDS).record(started.elapsed().as_secs_f64());
+}
+
+pub(crate) fn searched(started: Instant) {
+    metrics::histogram!(SEARCH_SECONDS).record(started.elapsed().as_secs_f64());
+}
+
+pub(crate) fn scored(started: Instant) {
+    metrics::histogram!(SCORE_SECONDS).record(started.elapsed().as_secs_f64());
+}

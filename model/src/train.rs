@@ -1,0 +1,205 @@
+//! Trains a ranking head from labelled questions and says how good it is on questions it has not seen.
+//!
+//! Questions are divided into five parts; five fits advance together, each leaving one part out, and stop when the loss on what they
+//! left out no longer falls. That picks the number of steps and the strength of the features' prior, and its predictions on left-out
+//! questions give temperature, threshold and the report. The head itself is then fitted to all questions for as many steps.
+//!
+//! The report is honest in this sense: no prediction in it was made by a fit that had seen the question or another question of its
+//! user, and temperature and threshold used on a part come from the other parts. Two numbers, the steps and the prior, are chosen on
+//! all parts.
+
+use std::collections::HashMap;
+
+use rayon::ThreadPoolBuilder;
+use serde::{Deserialize, Serialize};
+
+use crate::catalogue::{Catalogue, OUT_OF_SCOPE};
+use crate::cross_validation::{FOLDS, choose};
+use crate::encoder::Encoder;
+use crate::error::Error;
+use crate::examples::{Examples, divide};
+use crate::features::FeatureEncoder;
+use crate::fit::Fit;
+use crate::head::Head;
+use crate::index::CatalogueIndex;
+use crate::question::LabelledQuestion;
+use crate::report::{TrainReport, calibrate, report};
+
+/// The fewest questions that can be learned from.
+const MIN_QUESTIONS: usize = 4 * FOLDS;
+/// Questions encoded between two reports of progress.
+const QUESTIONS_PER_STEP: usize = 256;
+
+/// How to train; the defaults suit catalogues of tens of intents with a handful of questions each.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainOptions {
+    /// Decides the division into parts, and nothing else.
+    pub seed: u64,
+    /// Steps of a fit at most.
+    pub max_steps: usize,
+    /// Steps without a lower held-out loss after which a fit stops.
+    pub patience_steps: usize,
+    /// Adam's learning rate.
+    pub learning_rate: f64,
+    /// Priors of the feature weights that are tried, as spreads; a small one trusts words over features.
+    pub weight_spreads: Vec<f32>,
+    /// What a wrong answer costs where a right one counts 1 and a hand-over of a question in scope counts 0.
+    pub wrong_answer_cost: f32,
+}
+
+impl Default for TrainOptions {
+    fn default() -> Self {
+        TrainOptions {
+            seed: 1,
+            max_steps: 400,
+            patience_steps: 25,
+            learning_rate: 0.05,
+            weight_spreads: vec![0.5, 1.0, 2.0],
+            wrong_answer_cost: 0.5,
+        }
+    }
+}
+
+impl TrainOptions {
+    /// Checks every value.
+    pub fn validate(&self) -> Result<(), Error> {
+        if !(1..=100_000).contains(&self.max_steps) {
+            return Err(Error::config("max_steps", self.max_steps, "allowed are 1 to 100000"));
+        }
+        if self.patience_steps == 0 {
+            return Err(Error::config("patience_steps", 0, "at least 1"));
+        }
+        if !(self.learning_rate > 0.0 && self.learning_rate <= 1.0) {
+            return Err(Error::config("learning_rate", self.learning_rate, "above 0, at most 1"));
+        }
+        let spreads = &self.weight_spreads;
+        if !(1..=16).contains(&spreads.len()) || spreads.iter().any(|spread| !(0.001..=1000.0).contains(spread)) {
+            return Err(Error::config("weight_spreads", format!("{spreads:?}"), "1 to 16 values from 0.001 to 1000"));
+        }
+        if !(0.0..=100.0).contains(&self.wrong_answer_cost) {
+            return Err(Error::config("wrong_answer_cost", self.wrong_answer_cost, "allowed are 0 to 100"));
+        }
+        Ok(())
+    }
+}
+
+/// What to train from.
+#[derive(Debug, Clone, Copy)]
+pub struct TrainRequest<'a> {
+    /// The encoder the head will be used with.
+    pub encoder: &'a Encoder,
+    /// The catalogue the head will be used with.
+    pub catalogue: &'a Catalogue,
+    /// The catalogue's index, built by the same encoder.
+    pub index: &'a CatalogueIndex,
+    /// The encodings of the feature service.
+    pub features: &'a FeatureEncoder,
+    /// The questions; none of them should be an example of the catalogue.
+    pub questions: &'a [LabelledQuestion],
+    /// How to train.
+    pub options: &'a TrainOptions,
+}
+
+/// Where a training is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TrainProgress {
+    /// What is being done.
+    pub stage: TrainStage,
+    /// Units done: questions while encoding, steps of all fits later.
+    pub done: usize,
+    /// Units at most; a fit may stop early.
+    pub total: usize,
+    /// The held-out loss of the latest step, 0 before there is one.
+    pub held_out_loss: f32,
+}
+
+/// The stages of a training, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrainStage {
+    /// Encoding the questions.
+    Encoding,
+    /// Fits that leave out a part each.
+    CrossValidation,
+    /// The fit on all questions.
+    FinalFit,
+}
+
+impl Head {
+    /// Trains a head; the same request gives the same head.
+    ///
+    /// # Errors
+    /// `FixQuestions` naming the question, `FixConfig` for an option, `ReportFault` when the device fails.
+    pub fn train(
+        request: TrainRequest<'_>,
+        progress: &mut dyn FnMut(TrainProgress),
+    ) -> Result<(Head, TrainReport), Error> {
+        request.options.validate()?;
+        let labels = labels(request.catalogue, request.questions)?;
+        let examples = examples(&request, labels, progress)?;
+        let groups: Vec<String> = request.questions.iter().enumerate().map(|(number, question)| group(number, question)).collect();
+        let folds = divide(&examples.labels, &groups, FOLDS, request.options.seed);
+        // One thread: the matrices are small, and no sum may depend on how many cores share it.
+        let thread = ThreadPoolBuilder::new().num_threads(1).build().map_err(|error| Error::fault("training", error))?;
+        let chosen = choose(&examples, &folds, request.options, &thread, progress)?;
+
+        let mut fit = Fit::new(&examples, chosen.weight_spread, request.options.learning_rate);
+        for done in 1..=chosen.steps {
+            thread.install(|| fit.step());
+            let (stage, total) = (TrainStage::FinalFit, chosen.steps);
+            progress(TrainProgress { stage, done, total, held_out_loss: chosen.loss });
+        }
+        let parameters = fit.parameters()?;
+        let calibration = calibrate(&examples, &chosen, |_| true, request.options.wrong_answer_cost);
+        let report = report(&request, &examples, &folds, &chosen, calibration, parameters.scale);
+        let (catalogue, name) = (request.catalogue, request.encoder.name());
+        Ok((Head::new(catalogue, name, request.features, parameters, calibration, examples.len()), report))
+    }
+}
+
+fn labels(catalogue: &Catalogue, questions: &[LabelledQuestion]) -> Result<Vec<usize>, Error> {
+    if questions.len() < MIN_QUESTIONS {
+        let problem = format!("{} questions; at least {MIN_QUESTIONS} are needed, below that use similarity alone", questions.len());
+        return Err(Error::questions("all", problem));
+    }
+    let names: HashMap<&str, usize> =
+        catalogue.intents.iter().enumerate().map(|(position, intent)| (intent.name.as_str(), position)).collect();
+    let label = |(number, question): (usize, &LabelledQuestion)| match question.intent.as_str() {
+        OUT_OF_SCOPE => Ok(catalogue.intents.len()),
+        name => names.get(name).copied().ok_or_else(|| {
+            let problem = format!("intent {name:?} is neither in the catalogue nor {OUT_OF_SCOPE:?}");
+            Error::questions(format!("question {}", number + 1), problem)
+        }),
+    };
+    questions.iter().enumerate().map(label).collect()
+}
+
+/// A user's questions belong together; a question without a user stands alone.
+fn group(number: usize, question: &LabelledQuestion) -> String {
+    if question.user.is_empty() { format!("question {number}") } else { format!("{}/{}", question.tenant, question.user) }
+}
+
+fn examples(
+    request: &TrainRequest<'_>,
+    labels: Vec<usize>,
+    progress: &mut dyn FnMut(TrainProgress),
+) -> Result<Examples, Error> {
+    let (intents, width) = (request.catalogue.intents.len(), request.features.width());
+    if request.index.intents() != intents {
+        let problem = format!("the index has {} intents, the catalogue {intents}", request.index.intents());
+        return Err(Error::fault("training", problem));
+    }
+    let total = request.questions.len();
+    let mut cosines = Vec::with_capacity(total * intents);
+    let mut phi = vec![0.0; total * width];
+    for questions in request.questions.chunks(QUESTIONS_PER_STEP) {
+        let texts: Vec<&str> = questions.iter().map(|question| question.text.as_str()).collect();
+        cosines.extend(request.index.best_cosines(&request.encoder.encode_texts(&texts)?)?);
+        progress(TrainProgress { stage: TrainStage::Encoding, done: cosines.len() / intents, total, held_out_loss: 0.0 });
+    }
+    for (number, question) in request.questions.iter().enumerate() {
+        let place = |error: Error| Error::questions(format!("question {}", number + 1), error.to_string());
+        question.encode_features(request.features, &mut phi[number * width..][..width]).map_err(place)?;
+    }
+    Ok(Examples { cosines, phi, labels, intents, width })
+}

@@ -1,0 +1,102 @@
+//! Reads tensors out of a safetensors file as f32, with errors that name the file and the tensor.
+//!
+//! f16 and bf16 are widened, because the CPU backend would widen them on every call. The file is read whole and dropped after loading;
+//! tensors nobody asks for (pooler, position_ids) are ignored.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{bf16, f16};
+use safetensors::{Dtype, SafeTensors};
+
+use crate::error::Error;
+
+/// The largest weights file that is read.
+const MAX_WEIGHTS_BYTES: u64 = 8 << 30;
+
+/// The bytes of one weights file.
+pub(crate) struct WeightsFile {
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl WeightsFile {
+    /// Reads the file; its contents are checked by `tensors`.
+    pub(crate) fn read(path: &Path) -> Result<WeightsFile, Error> {
+        let size = std::fs::metadata(path).map_err(|source| Error::reading(path, source))?.len();
+        if size > MAX_WEIGHTS_BYTES {
+            return Err(Error::model_file(path, format!("{size} bytes; at most {MAX_WEIGHTS_BYTES} are read")));
+        }
+        let bytes = std::fs::read(path).map_err(|source| Error::reading(path, source))?;
+        Ok(WeightsFile { path: path.to_owned(), bytes })
+    }
+
+    /// The raw bytes, for a checksum.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Parses the header; a truncated or damaged file is refused here.
+    pub(crate) fn tensors(&self) -> Result<Weights<'_>, Error> {
+        let tensors = SafeTensors::deserialize(&self.bytes).map_err(|error| {
+            let problem = format!("is truncated or damaged ({error}); fetch it again");
+            Error::model_file(&self.path, problem)
+        })?;
+        Ok(Weights { path: &self.path, tensors, prefix: String::new() })
+    }
+}
+
+/// The tensors of one weights file, found by name below a common prefix.
+pub(crate) struct Weights<'a> {
+    path: &'a Path,
+    tensors: SafeTensors<'a>,
+    prefix: String,
+}
+
+impl Weights<'_> {
+    /// Looks every later name up below `prefix` when `name` exists only there (`BertModel` against `BertForSomething` folders).
+    pub(crate) fn with_optional_prefix(mut self, prefix: &str, name: &str) -> Self {
+        let names = self.tensors.names();
+        if !names.contains(&name) && names.contains(&format!("{prefix}{name}").as_str()) {
+            self.prefix = prefix.to_owned();
+        }
+        self
+    }
+
+    /// One tensor's values in row-major order; its shape must be exactly `shape`.
+    pub(crate) fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+        let name = format!("{}{name}", self.prefix);
+        let tensor = self.tensors.tensor(&name).map_err(|_| Error::model_tensor(self.path, &name, "is missing"))?;
+        if tensor.shape() != shape {
+            let problem = format!("has shape {:?}, expected {shape:?} from config.json", tensor.shape());
+            return Err(Error::model_tensor(self.path, &name, problem));
+        }
+        let values = widen(tensor.dtype(), tensor.data())
+            .ok_or_else(|| Error::model_tensor(self.path, &name, format!("has type {:?}, expected F32, F16 or BF16", tensor.dtype())))?;
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            return Err(Error::model_tensor(self.path, &name, format!("value {index} is not a finite number")));
+        }
+        Ok(values)
+    }
+
+    /// A linear layer's weight, stored `[outputs, inputs]`, as `[inputs, outputs]` row-major, which the matrix product reads fastest.
+    pub(crate) fn transposed(&self, name: &str, outputs: usize, inputs: usize) -> Result<Vec<f32>, Error> {
+        let stored = self.values(name, &[outputs, inputs])?;
+        let mut values = vec![0.0; stored.len()];
+        for (output, row) in stored.chunks_exact(inputs).enumerate() {
+            for (input, value) in row.iter().enumerate() {
+                values[input * outputs + output] = *value;
+            }
+        }
+        Ok(values)
+    }
+}
+
+fn widen(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
+    let values = match dtype {
+        Dtype::F32 => data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+        Dtype::F16 => data.as_chunks::<2>().0.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32()).collect(),
+        Dtype::BF16 => data.as_chunks::<2>().0.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect(),
+        _ => return None,
+    };
+    Some(values)
+}

@@ -1,0 +1,108 @@
+//! Everything a serving node answers with: store, model, tenants, admission, queue. Opened once, then shared.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use larder_model::Encoder;
+use larder_store::Store;
+use tokio::sync::oneshot;
+
+use crate::admission::Admission;
+use crate::assemble::AnswerPlan;
+use crate::config::NodeConfig;
+use crate::context::RequestContext;
+use crate::cost::CostModel;
+use crate::error::{Error, Refusal};
+use crate::metrics::Counters;
+use crate::question::{Admitted, Answer, Question};
+use crate::queue::Queue;
+use crate::tenant::Tenant;
+
+/// Questions of the warm-up, from short to long, as often as it takes for the cost model to settle.
+const WARM_UP_TEXTS: [&str; 3] = [
+    "where is it?",
+    "I would like to know when the parcel with my order will be here",
+    "Hello, I ordered something last week and have not heard anything since, could you please look up what happened to it \
+     and tell me whether I can still change the delivery address, because I am moving house at the end of the month?",
+];
+const WARM_UP_ROUNDS: usize = 3;
+
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) store: Store,
+    pub(crate) encoder: Encoder,
+    pub(crate) plan: AnswerPlan,
+    pub(crate) queue: Queue,
+    pub(crate) cost: CostModel,
+    pub(crate) admission: Admission,
+    pub(crate) counters: Arc<Counters>,
+    tenants: HashMap<String, Arc<Tenant>>,
+    max_tokens: usize,
+}
+
+impl Engine {
+    /// Opens the store, loads the model and the tenants, and runs the model until it is warm. Takes seconds.
+    pub(crate) fn open(config: &NodeConfig, counters: Arc<Counters>) -> Result<Engine, Error> {
+        if config.tenants.is_empty() {
+            return Err(Error::NoTenant);
+        }
+        let store = Store::open(&config.store, &config.views)?;
+        let encoder = Encoder::load(&config.model)
+            .map_err(|source| Error::Model { context: "the encoder".to_owned(), source })?;
+        let plan = AnswerPlan::compile(&store, config)?;
+        let mut tenants = HashMap::new();
+        for tenant in &config.tenants {
+            let loaded = Tenant::load(tenant, config, &plan, &encoder)?;
+            tracing::info!(tenant = tenant.name, intents = loaded.catalogue.intents.len(), "tenant loaded");
+            tenants.insert(tenant.name.clone(), Arc::new(loaded));
+        }
+        let engine = Engine {
+            store,
+            encoder,
+            plan,
+            queue: Queue::new(config.batcher.clone()),
+            cost: CostModel::new(),
+            admission: Admission::new(config.admission.clone()),
+            counters,
+            tenants,
+            max_tokens: config.model.max_tokens,
+        };
+        engine.warm_up().map_err(|source| Error::Model { context: "warming the encoder".to_owned(), source })?;
+        Ok(engine)
+    }
+
+    /// Runs the model on questions of several lengths, so that the first customer pays for no page fault and the cost
+    /// model knows this machine.
+    fn warm_up(&self) -> Result<(), larder_model::Error> {
+        for text in std::iter::repeat_n(WARM_UP_TEXTS, WARM_UP_ROUNDS).flatten() {
+            let tokens = self.encoder.tokenize(&[text])?;
+            let began = Instant::now();
+            self.encoder.encode(&tokens)?;
+            self.cost.observe(CostModel::estimate_tokens(text, self.max_tokens), began.elapsed());
+        }
+        Ok(())
+    }
+
+    /// Lets a question in, or refuses it at once. The answer arrives on the receiver; a dropped sender means that the
+    /// question was lost on the way.
+    pub(crate) fn admit(
+        &self,
+        context: RequestContext,
+        question: Question,
+    ) -> Result<oneshot::Receiver<Result<Answer, Refusal>>, Refusal> {
+        let arrived = Instant::now();
+        let tenant = self.tenants.get(context.tenant.as_ref()).cloned();
+        let tenant = tenant.ok_or_else(|| Refusal::UnknownTenant(format!("tenant \"{}\" is not served here", context.tenant)))?;
+        let estimated_tokens = CostModel::estimate_tokens(&question.text, self.max_tokens);
+        let remaining = question.deadline.saturating_duration_since(arrived);
+        let permit = self.admission.admit(self.cost.predict(estimated_tokens), remaining)?;
+        let (reply, receiver) = oneshot::channel();
+        let admitted = Admitted { question, context, tenant, arrived, estimated_tokens, permit, reply };
+        match self.queue.push(admitted) {
+            Ok(()) => Ok(receiver),
+            // Between the state check and here the node began to drain.
+            Err(_returned) => Err(Refusal::Unavailable { state: "draining", retry_after: std::time::Duration::from_secs(1) }),
+        }
+    }
+}

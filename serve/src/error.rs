@@ -1,0 +1,159 @@
+//! What can go wrong: for a caller (`Refusal`, with the one table that maps it to gRPC) and for the operator (`Error`).
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// Why a request was not answered, by what the caller should do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Correct the request; the same again fails again.
+    #[error("{0}")]
+    Invalid(String),
+    /// The identity names a tenant this node does not serve, or none.
+    #[error("{0}")]
+    UnknownTenant(String),
+    /// Ask for something that exists.
+    #[error("{0}")]
+    NotFound(String),
+    /// Come back later: the queue is full.
+    #[error("the node has as much work as it may take; try again in {} ms", .retry_after.as_millis())]
+    QueueFull {
+        /// When there should be room.
+        retry_after: Duration,
+    },
+    /// Come back later or with a longer deadline: the answer would come too late, so no work was spent on it.
+    #[error(
+        "the answer would take about {} ms and the deadline leaves {} ms; try again in {} ms or allow more time",
+        .predicted.as_millis(), .remaining.as_millis(), .retry_after.as_millis()
+    )]
+    PredictedLate {
+        /// Predicted time until the answer.
+        predicted: Duration,
+        /// What the deadline leaves.
+        remaining: Duration,
+        /// When the backlog should be short enough.
+        retry_after: Duration,
+    },
+    /// The deadline passed while the request waited.
+    #[error("the deadline passed before the answer was ready")]
+    Expired {
+        /// When the backlog should be short enough.
+        retry_after: Duration,
+    },
+    /// Go to another node: this one is starting, stopping or broken.
+    #[error("the node is {state}; try another one, or again in {} ms", .retry_after.as_millis())]
+    Unavailable {
+        /// "warming", "draining" or "failed".
+        state: &'static str,
+        /// When it may be back.
+        retry_after: Duration,
+    },
+    /// Report it: the node could not do what it should be able to do.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl Refusal {
+    /// The one table from refusals to gRPC codes and metric labels.
+    pub fn code(&self) -> (Code, &'static str) {
+        match self {
+            Refusal::Invalid(_) => (Code::InvalidArgument, "invalid"),
+            Refusal::UnknownTenant(_) => (Code::PermissionDenied, "unknown_tenant"),
+            Refusal::NotFound(_) => (Code::NotFound, "not_found"),
+            Refusal::QueueFull { .. } => (Code::ResourceExhausted, "queue_full"),
+            Refusal::PredictedLate { .. } => (Code::DeadlineExceeded, "predicted_late"),
+            Refusal::Expired { .. } => (Code::DeadlineExceeded, "expired"),
+            Refusal::Unavailable { state: "draining", .. } => (Code::Unavailable, "draining"),
+            Refusal::Unavailable { state: "warming", .. } => (Code::Unavailable, "warming"),
+            Refusal::Unavailable { .. } => (Code::Unavailable, "failed"),
+            Refusal::Internal(_) => (Code::Internal, "internal"),
+        }
+    }
+
+    /// When to try again; none where trying again does not help.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Refusal::QueueFull { retry_after }
+            | Refusal::PredictedLate { retry_after, .. }
+            | Refusal::Expired { retry_after }
+            | Refusal::Unavailable { retry_after, .. } => Some(*retry_after),
+            Refusal::Invalid(_) | Refusal::UnknownTenant(_) | Refusal::NotFound(_) | Refusal::Internal(_) => None,
+        }
+    }
+}
+
+impl From<Refusal> for Status {
+    /// The refusal with google.rpc.ErrorInfo (reason) and, where it helps, google.rpc.RetryInfo.
+    fn from(refusal: Refusal) -> Status {
+        let (code, reason) = refusal.code();
+        let mut details = ErrorDetails::with_error_info(reason, "larder", [] as [(String, String); 0]);
+        if let Some(retry_after) = refusal.retry_after() {
+            details.set_retry_info(Some(retry_after));
+        }
+        Status::with_error_details(code, refusal.to_string(), details)
+    }
+}
+
+/// Why the node does not run, by what the operator should do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Correct larder.toml.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    /// Free the address or choose another.
+    #[error("cannot listen on {address} ({key} in larder.toml): {source}")]
+    Listen {
+        /// The key that names the address.
+        key: &'static str,
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// See to the store's folder.
+    #[error("the store cannot be opened: {0}")]
+    Store(#[from] larder_store::Error),
+    /// See to the model's files.
+    #[error("{context}: {source}")]
+    Model {
+        /// What was being loaded.
+        context: String,
+        /// What is wrong with it.
+        source: larder_model::Error,
+    },
+    /// Declare a tenant.
+    #[error("larder.toml declares no [[tenant]], so there is nobody to answer for; `larder sample` writes a complete file")]
+    NoTenant,
+    /// Correct the tenant's catalogue.
+    #[error("tenant \"{tenant}\": {message}")]
+    Catalogue {
+        /// The tenant.
+        tenant: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A worker panicked: restart the node and report the panic that the log shows.
+    #[error("the {worker} thread failed; the node has stopped answering")]
+    WorkerFailed {
+        /// "fetch" or "score".
+        worker: &'static str,
+    },
+    /// The drain took longer than node.drain_timeout_s.
+    #[error("{unanswered} questions were still unanswered after node.drain_timeout_s = {timeout_s}")]
+    DrainTimeout {
+        /// Questions given up.
+        unanswered: usize,
+        /// The setting.
+        timeout_s: u64,
+    },
+    /// The network server or the system failed.
+    #[error("{context}: {source}")]
+    System {
+        /// What was being done.
+        context: &'static str,
+        /// What the system said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}

@@ -1,0 +1,147 @@
+//! The Features service: one batched read of the caller's own tenant.
+
+use std::sync::Arc;
+
+use arrow::array::AsArray;
+use larder_store::{EntityRef, FeatureRef, Fetched, FetchedView, TenantId, ViewKind};
+use tonic::{Request, Response, Status};
+
+use crate::cell::{Cell, cell, elements};
+use crate::config::NodeConfig;
+use crate::error::Refusal;
+use crate::node::Shared;
+use crate::pipeline::now_ms;
+use crate::v1;
+use crate::v1::features_server::Features;
+use crate::wire::{count, status, tier};
+
+#[derive(Debug)]
+pub(crate) struct FeaturesService {
+    shared: Arc<Shared>,
+}
+
+impl FeaturesService {
+    pub(crate) fn new(shared: Arc<Shared>) -> FeaturesService {
+        FeaturesService { shared }
+    }
+}
+
+#[tonic::async_trait]
+impl Features for FeaturesService {
+    async fn get_features(
+        &self,
+        request: Request<v1::GetFeaturesRequest>,
+    ) -> Result<Response<v1::GetFeaturesReply>, Status> {
+        let context = self.shared.identity.context(request.metadata())?;
+        let v1::GetFeaturesRequest { features, service, entities } = request.into_inner();
+        let features = wanted(&self.shared.config, &features, &service)?;
+        let fetched = read(&self.shared, context.tenant_id, features, entities).await?;
+        Ok(Response::new(reply(&fetched)))
+    }
+}
+
+/// Reads features of many entities of one tenant, off the I/O threads.
+pub(crate) async fn read(
+    shared: &Shared,
+    tenant: TenantId,
+    features: Vec<FeatureRef>,
+    entities: Vec<String>,
+) -> Result<Fetched, Refusal> {
+    let limit = shared.config.node.max_entities;
+    if entities.len() > limit {
+        let number = entities.len();
+        return Err(Refusal::Invalid(format!("{number} entities; at most {limit} are allowed in a call (node.max_entities)")));
+    }
+    if entities.is_empty() {
+        return Err(Refusal::Invalid("entities is empty; name at least one".to_owned()));
+    }
+    let engine = shared.serving()?.clone();
+    let work = move || {
+        let invalid = |error: larder_store::Error| Refusal::Invalid(error.to_string());
+        let plan = engine.store.compile(&features).map_err(invalid)?;
+        let entities: Vec<EntityRef<'_>> = entities.iter().map(|entity| EntityRef { tenant, entity }).collect();
+        let fetched = engine.store.fetch(&plan, &entities, now_ms()).map_err(|error| refusal(&error))?;
+        engine.counters.fetched(&fetched.stats);
+        Ok(fetched)
+    };
+    shared.blocking(work).await
+}
+
+/// The features of a call: named one by one, or a whole service.
+pub(crate) fn wanted(config: &NodeConfig, features: &[String], service: &str) -> Result<Vec<FeatureRef>, Refusal> {
+    if features.is_empty() {
+        let found = config.service(service);
+        let found = found.ok_or_else(|| {
+            Refusal::NotFound(format!("service \"{service}\" is not declared; name features or a declared service"))
+        })?;
+        return Ok(found.references());
+    }
+    let reference = |name: &String| FeatureRef::parse(name).map_err(|error| Refusal::Invalid(error.to_string()));
+    features.iter().map(reference).collect()
+}
+
+/// What a failing store means for the caller.
+fn refusal(error: &larder_store::Error) -> Refusal {
+    match error {
+        larder_store::Error::FixRequest(_) => Refusal::Invalid(error.to_string()),
+        _ => Refusal::Internal(error.to_string()),
+    }
+}
+
+fn reply(fetched: &Fetched) -> v1::GetFeaturesReply {
+    let stats = &fetched.stats;
+    v1::GetFeaturesReply {
+        views: fetched.views.iter().map(view).collect(),
+        stats: Some(v1::FetchStats {
+            keys: count(stats.keys),
+            unique_keys: count(stats.unique_keys),
+            hot_hits: count(stats.hot_hits),
+            warm_hits: count(stats.warm_hits),
+            not_found: count(stats.not_found),
+            expired: count(stats.expired),
+        }),
+    }
+}
+
+fn view(view: &FetchedView) -> v1::ViewFeatures {
+    let column = |(at, feature): (usize, &String)| v1::FeatureColumn {
+        feature: feature.clone(),
+        values: (0..view.status.len()).map(|row| value(view, at, row)).collect(),
+    };
+    v1::ViewFeatures {
+        view: view.name.clone(),
+        columns: view.features.iter().enumerate().map(column).collect(),
+        status: view.status.iter().map(|value| status(*value).into()).collect(),
+        tier: view.tier.iter().map(|value| tier(*value).into()).collect(),
+        event_time_ms: view.event_time_ms.clone(),
+        generation: view.generation.clone(),
+    }
+}
+
+/// A value of a `latest` view; the list of the elements' values of a history.
+fn value(view: &FetchedView, column: usize, row: usize) -> v1::Value {
+    let column = &view.columns[column];
+    match view.kind {
+        ViewKind::Latest => scalar(cell(column.as_ref(), row)),
+        ViewKind::LastN => {
+            let history = column.as_list::<i32>();
+            let values = elements(history, row).map(|element| scalar(cell(history.values().as_ref(), element)));
+            v1::Value { kind: Some(v1::value::Kind::List(v1::ValueList { values: values.collect() })) }
+        }
+    }
+}
+
+fn scalar(cell: Cell<'_>) -> v1::Value {
+    use v1::value::Kind;
+    let number = |number: f32| v1::Value { kind: Some(Kind::DoubleValue(number.into())) };
+    let kind = match cell {
+        Cell::Null => None,
+        Cell::Bool(flag) => Some(Kind::BoolValue(flag)),
+        Cell::Int(number) => Some(Kind::IntValue(number)),
+        Cell::Float(number) => Some(Kind::DoubleValue(number)),
+        Cell::Text(text) => Some(Kind::StringValue(text.to_owned())),
+        Cell::Time(time_ms) => Some(Kind::TimestampMs(time_ms)),
+        Cell::Floats(numbers) => Some(Kind::List(v1::ValueList { values: numbers.into_iter().map(number).collect() })),
+    };
+    v1::Value { kind }
+}

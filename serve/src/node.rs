@@ -1,0 +1,280 @@
+//! The node's life: bind, warm, serve, drain. What happens to one question is in `pipeline`; this is everything around it.
+//!
+//! A node listens from the first moment and says NOT_SERVING until it is warm, so that whoever starts it can wait on its
+//! health. Stopping goes the other way: not ready, take nothing new, answer what was let in, close the listeners, close
+//! the store. Nothing that was let in is lost on that way.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinHandle;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::config::NodeConfig;
+use crate::context::RequestContext;
+use crate::engine::Engine;
+use crate::error::{Error, Refusal};
+use crate::grpc;
+use crate::http;
+use crate::identity::Identity;
+use crate::life::{Life, State};
+use crate::metrics::Counters;
+use crate::pipeline::Pipeline;
+use crate::question::{Answer, Question};
+
+/// The services whose health is reported, beside the node's own under the empty name.
+const HEALTH_SERVICES: [&str; 4] = ["", "larder.v1.Answers", "larder.v1.Features", "larder.v1.Admin"];
+/// How long the listeners may take to close once every question is answered.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Serves until `shutdown` resolves, then drains. Returns early when the node cannot start or a worker fails.
+pub async fn run(config: NodeConfig, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    let mut node = Node::bind(config).await?;
+    tokio::pin!(shutdown);
+    tokio::select! {
+        warmed = node.warm() => warmed?,
+        () = &mut shutdown => return node.drain().await,
+    }
+    tokio::select! {
+        () = shutdown => tracing::info!("stopping: answering what was let in"),
+        worker = node.failed() => tracing::error!(worker, "stopping: a worker failed"),
+    }
+    node.drain().await
+}
+
+/// A serving node. Dropping it without `drain` gives up what it has not answered.
+#[derive(Debug)]
+pub struct Node {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    metrics_address: SocketAddr,
+    health: HealthReporter,
+    pipeline: Option<Pipeline>,
+    listeners: Option<Listeners>,
+}
+
+#[derive(Debug)]
+struct Listeners {
+    grpc: JoinHandle<Result<(), tonic::transport::Error>>,
+    http: JoinHandle<std::io::Result<()>>,
+    /// Dropping these closes the listeners.
+    stop: (oneshot::Sender<()>, oneshot::Sender<()>),
+}
+
+/// What the services of a node share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: NodeConfig,
+    pub(crate) identity: Identity,
+    pub(crate) life: Life,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) started: Instant,
+    /// node.max_concurrent_reads.
+    reads: Arc<Semaphore>,
+    engine: OnceLock<Arc<Engine>>,
+}
+
+impl Node {
+    /// Listens, answering every question with UNAVAILABLE until `warm` has returned.
+    pub async fn bind(config: NodeConfig) -> Result<Node, Error> {
+        let grpc = listen("node.listen", config.node.listen).await?;
+        let http = listen("node.metrics_listen", config.node.metrics_listen).await?;
+        let address = grpc.local_addr().map_err(system("reading the gRPC address"))?;
+        let metrics_address = http.local_addr().map_err(system("reading the metrics address"))?;
+        let shared = Arc::new(Shared {
+            identity: Identity::new(&config),
+            life: Life::new(),
+            counters: Arc::default(),
+            started: Instant::now(),
+            reads: Arc::new(Semaphore::new(config.node.max_concurrent_reads)),
+            engine: OnceLock::new(),
+            config,
+        });
+        let (health, health_service) = tonic_health::server::health_reporter();
+        set_health(&health, ServingStatus::NotServing).await;
+        let (stop_grpc, grpc_stopped) = oneshot::channel::<()>();
+        let (stop_http, http_stopped) = oneshot::channel::<()>();
+        let router = grpc::router(&shared, health_service)
+            .map_err(|source| Error::System { context: "building the reflection service", source: source.into() })?;
+        let grpc = tokio::spawn(grpc::serve(router, grpc, async {
+            let _ = grpc_stopped.await;
+        }));
+        let http = tokio::spawn(http::serve(shared.clone(), http, async {
+            let _ = http_stopped.await;
+        }));
+        tracing::info!(%address, %metrics_address, "listening");
+        let listeners = Some(Listeners { grpc, http, stop: (stop_grpc, stop_http) });
+        Ok(Node { shared, address, metrics_address, health, pipeline: None, listeners })
+    }
+
+    /// Where gRPC is served; tells the port when larder.toml says 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where /metrics is served.
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.metrics_address
+    }
+
+    /// Opens the store, loads the model and the tenants, warms up and starts to serve.
+    pub async fn warm(&mut self) -> Result<(), Error> {
+        let shared = self.shared.clone();
+        let began = Instant::now();
+        let opened = tokio::task::spawn_blocking(move || Engine::open(&shared.config, shared.counters.clone())).await;
+        let engine = Arc::new(opened.map_err(system("opening the node"))??);
+        self.pipeline = Some(Pipeline::start(&engine, &self.shared.life)?);
+        let _ = self.shared.engine.set(engine);
+        self.shared.life.serve();
+        set_health(&self.health, ServingStatus::Serving).await;
+        self.watch_for_failure();
+        tracing::info!(seconds = began.elapsed().as_secs_f64(), "serving");
+        Ok(())
+    }
+
+    /// Health follows a failing worker at once, whether or not anybody waits on `failed`.
+    fn watch_for_failure(&self) {
+        let (life, health) = (self.shared.life.clone(), self.health.clone());
+        tokio::spawn(async move {
+            life.wait_for(|state| state != State::Serving).await;
+            set_health(&health, ServingStatus::NotServing).await;
+        });
+    }
+
+    /// Waits for a worker to fail and says which.
+    pub async fn failed(&self) -> &'static str {
+        match self.shared.life.wait_for(|state| matches!(state, State::Failed { .. })).await {
+            State::Failed { worker } => worker,
+            _ => "unknown",
+        }
+    }
+
+    /// Stops: nothing new is let in, what was let in is answered, then everything is closed.
+    pub async fn drain(mut self) -> Result<(), Error> {
+        self.shared.life.drain();
+        set_health(&self.health, ServingStatus::NotServing).await;
+        let answered = self.finish_questions().await;
+        self.close_listeners().await?;
+        answered?;
+        match self.shared.life.state() {
+            State::Failed { worker } => Err(Error::WorkerFailed { worker }),
+            _ => Ok(()),
+        }
+    }
+
+    async fn finish_questions(&mut self) -> Result<(), Error> {
+        let (Some(engine), Some(pipeline)) = (self.shared.engine.get(), self.pipeline.take()) else { return Ok(()) };
+        engine.queue.drain();
+        let timeout_s = self.shared.config.node.drain_timeout_s;
+        let mut joining = tokio::task::spawn_blocking(move || pipeline.join());
+        if tokio::time::timeout(Duration::from_secs(timeout_s), &mut joining).await.is_ok() {
+            return Ok(());
+        }
+        let unanswered = engine.admission.backlog().questions;
+        engine.queue.fail();
+        let _ = joining.await;
+        Err(Error::DrainTimeout { unanswered, timeout_s })
+    }
+
+    async fn close_listeners(&mut self) -> Result<(), Error> {
+        let Some(Listeners { mut grpc, mut http, stop }) = self.listeners.take() else { return Ok(()) };
+        drop(stop);
+        // A connection that a client keeps open must not keep the node: past the time-out it is cut.
+        match tokio::time::timeout(CLOSE_TIMEOUT, &mut grpc).await {
+            Ok(closed) => closed.map_err(system("closing the gRPC listener"))?.map_err(system("serving gRPC"))?,
+            Err(_) => grpc.abort(),
+        }
+        match tokio::time::timeout(CLOSE_TIMEOUT, &mut http).await {
+            Ok(closed) => closed.map_err(system("closing the metrics listener"))?.map_err(system("serving metrics"))?,
+            Err(_) => http.abort(),
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(engine) = self.shared.engine.get() {
+            engine.queue.fail();
+        }
+        if let Some(listeners) = &self.listeners {
+            listeners.grpc.abort();
+            listeners.http.abort();
+        }
+    }
+}
+
+impl Shared {
+    /// The engine, once the node serves and as long as it does.
+    pub(crate) fn serving(&self) -> Result<&Arc<Engine>, Refusal> {
+        self.life.answering()?;
+        self.engine.get().ok_or_else(|| Refusal::Internal("a serving node has no engine".to_owned()))
+    }
+
+    /// The engine, if it was ever opened: for figures.
+    pub(crate) fn engine(&self) -> Option<&Arc<Engine>> {
+        self.engine.get()
+    }
+
+    /// Answers one question or says why not. This is the whole request path as an I/O thread sees it.
+    pub(crate) async fn answer(&self, context: RequestContext, question: Question) -> Result<Answer, Refusal> {
+        let class = context.class;
+        let outcome = self.wait_for_answer(context, question).await;
+        match &outcome {
+            Ok(answer) => self.counters.answered(class, answer.handed_over),
+            Err(refusal) => self.counters.refused(class, refusal),
+        }
+        outcome
+    }
+
+    async fn wait_for_answer(&self, context: RequestContext, question: Question) -> Result<Answer, Refusal> {
+        let engine = self.serving()?;
+        let deadline = question.deadline;
+        let reply = engine.admit(context, question)?;
+        match tokio::time::timeout_at(deadline.into(), reply).await {
+            Ok(Ok(outcome)) => outcome,
+            // Dropped on the way: it expired in the queue, or a worker failed.
+            Ok(Err(_)) if Instant::now() < deadline => {
+                Err(self.life.answering().err().unwrap_or(Refusal::Internal("the question was dropped".to_owned())))
+            }
+            Ok(Err(_)) | Err(_) => {
+                let backlog = engine.admission.backlog().cost;
+                Err(Refusal::Expired { retry_after: crate::admission::retry_after(backlog) })
+            }
+        }
+    }
+
+    /// Runs work that blocks (reads, publishing) off the I/O threads, at most node.max_concurrent_reads at once.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let closed = |_| Refusal::Internal("the node is closing".to_owned());
+        let permit = self.reads.clone().acquire_owned().await.map_err(closed)?;
+        let done = tokio::task::spawn_blocking(move || {
+            let outcome = work();
+            drop(permit);
+            outcome
+        });
+        done.await.map_err(|error| Refusal::Internal(format!("a blocking call failed: {error}")))?
+    }
+}
+
+async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| Error::Listen { key, address, source })
+}
+
+async fn set_health(health: &HealthReporter, status: ServingStatus) {
+    for service in HEALTH_SERVICES {
+        health.set_service_status(service, status).await;
+    }
+}
+
+fn system<E: Into<Box<dyn std::error::Error + Send + Sync>>>(context: &'static str) -> impl Fn(E) -> Error {
+    move |source| Error::System { context, source: source.into() }
+}

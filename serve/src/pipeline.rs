@@ -1,0 +1,283 @@
+//! The way of a batch through the node: one fetch, one forward, one answer for each question.
+//!
+//! Two threads, each a loop over one function. The fetch thread turns a `Batch` into a `Fetched` one (tokens and features);
+//! the score thread turns that into answers. Between them stands a channel of one, so that batch N+1 is fetched while batch
+//! N is scored. A panic in either marks the node as failed: a node is never half dead.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use larder_model::{Ranking, Tokens};
+use larder_store::{EntityRef, Fetched};
+
+use crate::engine::Engine;
+use crate::error::{Error, Refusal};
+use crate::life::Life;
+use crate::metrics;
+use crate::question::{Admitted, Answer, BatchInfo, Candidate, Timings};
+use crate::queue::Batch;
+
+/// A batch with everything the model needs.
+struct FetchedBatch {
+    questions: Vec<Admitted>,
+    /// One text per question, in order.
+    tokens: Tokens,
+    /// None where the store could not be read: the questions are answered without features.
+    features: Option<Fetched>,
+    /// The row of each question's user in `features`; none for a question of nobody in particular.
+    rows: Vec<Option<usize>>,
+    now_ms: i64,
+    info: BatchInfo,
+    clock: StageClock,
+}
+
+/// When each stage of a batch ended.
+#[derive(Clone, Copy)]
+struct StageClock {
+    closed: Instant,
+    tokenized: Instant,
+    fetched: Instant,
+}
+
+/// The two threads.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Pipeline {
+    pub(crate) fn start(engine: &Arc<Engine>, life: &Life) -> Result<Pipeline, Error> {
+        let (output, input) = sync_channel(1);
+        let fetch = spawn("fetch", engine, life, move |engine| run_fetch(engine, &output))?;
+        let score = spawn("score", engine, life, move |engine| run_score(engine, &input))?;
+        Ok(Pipeline { threads: vec![fetch, score] })
+    }
+
+    /// Waits until both threads have ended, which they do once the queue was drained or failed.
+    pub(crate) fn join(self) {
+        for thread in self.threads {
+            // A panic was already made the node's state by the thread's guard.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run_fetch(engine: &Engine, output: &SyncSender<FetchedBatch>) {
+    let ids = AtomicU64::new(1);
+    while let Some(batch) = engine.queue.next_batch() {
+        let info = BatchInfo {
+            id: ids.fetch_add(1, Ordering::Relaxed),
+            size: batch.questions.len(),
+            closed_by: batch.closed_by,
+        };
+        engine.counters.batch_closed(&info);
+        match fetch(engine, batch, info) {
+            Ok(fetched) => {
+                if output.send(fetched).is_err() {
+                    return;
+                }
+            }
+            // The callers were told.
+            Err(Unusable) => engine.queue.slot_vacated(),
+        }
+    }
+}
+
+/// Every question of the batch got its refusal.
+struct Unusable;
+
+/// Tokenises the texts and reads the features of the whole batch at once.
+fn fetch(engine: &Engine, batch: Batch, info: BatchInfo) -> Result<FetchedBatch, Unusable> {
+    let now_ms = now_ms();
+    let questions = batch.questions;
+    let texts: Vec<&str> = questions.iter().map(|question| question.question.text.as_str()).collect();
+    let tokens = match engine.encoder.tokenize(&texts) {
+        Ok(tokens) => tokens,
+        Err(error) => return Err(refuse_all(questions, "tokenising", &error)),
+    };
+    let tokenized = Instant::now();
+
+    let mut rows = Vec::with_capacity(questions.len());
+    let mut entities: Vec<EntityRef<'_>> = Vec::with_capacity(questions.len());
+    for question in &questions {
+        let known = !question.context.user.is_empty();
+        rows.push(known.then_some(entities.len()));
+        if known {
+            entities.push(EntityRef { tenant: question.context.tenant_id, entity: &question.context.user });
+        }
+    }
+    let features = engine.store.fetch(&engine.plan.plan, &entities, now_ms);
+    let features = features.inspect_err(|error| {
+        metrics::fetch_failed();
+        tracing::error!(%error, batch = info.id, "features could not be read; answering without them");
+    });
+    if let Ok(features) = &features {
+        engine.counters.fetched(&features.stats);
+    }
+    let clock = StageClock { closed: batch.closed, tokenized, fetched: Instant::now() };
+    Ok(FetchedBatch { questions, tokens, features: features.ok(), rows, now_ms, info, clock })
+}
+
+fn run_score(engine: &Engine, input: &Receiver<FetchedBatch>) {
+    while let Ok(batch) = input.recv() {
+        engine.queue.scoring_began();
+        score(engine, batch);
+        engine.queue.scoring_ended();
+    }
+}
+
+/// Encodes all questions in one forward, ranks each with its tenant's head and its user's features, and answers.
+fn score(engine: &Engine, batch: FetchedBatch) {
+    let began = Instant::now();
+    if batch.questions.iter().all(|question| question.is_lost(began)) {
+        return;
+    }
+    let rankings = match rank(engine, &batch) {
+        Ok(rankings) => rankings,
+        Err(error) => {
+            refuse_all(batch.questions, "scoring", &error);
+            return;
+        }
+    };
+    let scored = Instant::now();
+    let tokens = batch.questions.iter().map(|question| question.estimated_tokens).sum();
+    engine.cost.observe(tokens, scored - began);
+    metrics::batch_scored(scored - began);
+
+    let FetchedBatch { questions, features, rows, now_ms, info, clock, tokens } = batch;
+    for (at, (question, ranking)) in questions.into_iter().zip(rankings).enumerate() {
+        let render_began = Instant::now();
+        let mut answer = answer(&question, &ranking, features.as_ref(), rows[at], now_ms, info);
+        if tokens.truncated(at) {
+            answer.notes.push("the text is longer than the model reads; its end was not considered".to_owned());
+        }
+        let now = Instant::now();
+        answer.timings = Timings {
+            queue: clock.closed.saturating_duration_since(question.arrived),
+            tokenize: clock.tokenized - clock.closed,
+            fetch: clock.fetched - clock.tokenized,
+            ready: began - clock.fetched,
+            score: scored - began,
+            render: now - render_began,
+            total: now - question.arrived,
+        };
+        metrics::stages(&answer.timings);
+        question.finish(Ok(answer));
+    }
+}
+
+/// One forward for the batch; then, tenant by tenant, similarity to its catalogue and the ranking with phi.
+fn rank(engine: &Engine, batch: &FetchedBatch) -> Result<Vec<Ranking>, larder_model::Error> {
+    let embeddings = engine.encoder.encode(&batch.tokens)?;
+    let mut rankings: Vec<Option<Ranking>> = vec![None; batch.questions.len()];
+    for first in 0..batch.questions.len() {
+        if rankings[first].is_some() {
+            continue;
+        }
+        let tenant = &batch.questions[first].tenant;
+        let same = |&at: &usize| Arc::ptr_eq(&batch.questions[at].tenant, tenant);
+        let members: Vec<usize> = (first..batch.questions.len()).filter(same).collect();
+        let mut phi = Vec::with_capacity(members.len() * tenant.layout.encoder().width());
+        for &at in &members {
+            let row = batch.features.as_ref().zip(batch.rows[at]);
+            tenant.layout.append_phi(row, batch.now_ms, &mut phi)?;
+        }
+        let cosines = tenant.index.best_cosines(&embeddings.select(&members))?;
+        for (at, ranking) in members.into_iter().zip(tenant.head.rank(&cosines, &phi)?) {
+            rankings[at] = Some(ranking);
+        }
+    }
+    Ok(rankings.into_iter().flatten().collect())
+}
+
+/// The answer to one question, in words, with where it came from. Timings are filled in by the caller.
+fn answer(
+    question: &Admitted,
+    ranking: &Ranking,
+    features: Option<&Fetched>,
+    row: Option<usize>,
+    now_ms: i64,
+    batch: BatchInfo,
+) -> Answer {
+    let tenant = &question.tenant;
+    let of_user = features.zip(row);
+    let views = of_user.map(|(fetched, row)| tenant.layout.provenance(fetched, row, now_ms)).unwrap_or_default();
+    let mut notes = question.question.notes.clone();
+    if features.is_none() {
+        notes.push("the feature store could not be read; answered without features".to_owned());
+    } else if views.iter().all(|view| view.event_time_ms == 0) {
+        notes.push(match row {
+            Some(_) => "no features are known for this user; answered without features".to_owned(),
+            None => "the call named no user; answered without features".to_owned(),
+        });
+    }
+    let (text, intent) = if ranking.hand_over {
+        (tenant.hand_over.clone(), String::new())
+    } else {
+        let intent = &tenant.catalogue.intents[ranking.best];
+        let rendered = tenant.renderer.render((&intent.name, ranking.best), &tenant.layout, of_user);
+        (rendered.text, intent.name.clone())
+    };
+    let candidate = |&(intent, probability): &(usize, f32)| Candidate {
+        intent: tenant.catalogue.intents[intent].name.clone(),
+        title: tenant.catalogue.intents[intent].title.clone(),
+        probability,
+    };
+    Answer {
+        request_id: question.question.request_id.clone(),
+        text,
+        intent,
+        confidence: ranking.confidence,
+        handed_over: ranking.hand_over,
+        candidates: ranking.candidates.iter().map(candidate).collect(),
+        views,
+        notes,
+        timings: Timings::default(),
+        batch,
+    }
+}
+
+fn refuse_all(questions: Vec<Admitted>, stage: &str, error: &larder_model::Error) -> Unusable {
+    tracing::error!(stage, %error, questions = questions.len(), "a batch failed");
+    for question in questions {
+        question.finish(Err(Refusal::Internal(format!("{stage} failed: {error}"))));
+    }
+    Unusable
+}
+
+/// Starts a named thread whose panic becomes the node's state.
+fn spawn(
+    worker: &'static str,
+    engine: &Arc<Engine>,
+    life: &Life,
+    run: impl FnOnce(&Engine) + Send + 'static,
+) -> Result<JoinHandle<()>, Error> {
+    let guard = FailureGuard { worker, engine: engine.clone(), life: life.clone() };
+    let body = move || run(&guard.engine);
+    let thread = std::thread::Builder::new().name(format!("larder-{worker}")).spawn(body);
+    thread.map_err(|error| Error::System { context: "starting a worker thread", source: error.into() })
+}
+
+struct FailureGuard {
+    worker: &'static str,
+    engine: Arc<Engine>,
+    life: Life,
+}
+
+impl Drop for FailureGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.life.fail(self.worker);
+            self.engine.queue.fail();
+        }
+    }
+}
+
+/// Unix milliseconds UTC.
+pub(crate) fn now_ms() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,168 @@
+//! Answers as text: the winning intent's template, filled with this user's features.
+//!
+//! A template sees one variable per view of the tenant's service: a `latest` view is an object (`profile.name`), a
+//! `last_n` view a list, newest first (`orders[0].item`). The newest element of a list view is also bound to the view's
+//! name without its plural s (`order`). A view that has no row for the user is not bound at all, and a template that
+//! needs it fails, which means: take the intent's answer without features. Templates are the tenant's own text, so they
+//! run without access to anything else and with a bound on their work.
+
+use std::collections::BTreeMap;
+
+use arrow::array::AsArray;
+use chrono::{DateTime, Utc};
+use larder_model::Catalogue;
+use larder_store::{Fetched, Status, ViewKind};
+use minijinja::{AutoEscape, Environment, Error as TemplateError, ErrorKind, UndefinedBehavior, Value};
+
+use crate::assemble::{ServiceLayout, ViewLayout};
+use crate::cell::{Cell, cell, elements};
+
+/// Steps a template may take before it is stopped.
+const MAX_STEPS: u64 = 50_000;
+/// The currency that the money filter prints.
+const CURRENCY: &str = "EUR";
+
+/// The answers of one catalogue.
+#[derive(Debug)]
+pub(crate) struct Renderer {
+    templates: Environment<'static>,
+    without_features: Vec<String>,
+}
+
+/// A rendered answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rendered {
+    pub(crate) text: String,
+    /// False: the answer without features was taken although the intent has one with them.
+    pub(crate) complete: bool,
+}
+
+impl Renderer {
+    /// Compiles every template of a catalogue. A template that does not parse is an error that names its intent.
+    pub(crate) fn new(catalogue: &Catalogue) -> Result<Renderer, String> {
+        let mut templates = Environment::new();
+        templates.set_undefined_behavior(UndefinedBehavior::Strict);
+        templates.set_auto_escape_callback(|_| AutoEscape::None);
+        templates.set_fuel(Some(MAX_STEPS));
+        templates.add_filter("day", day);
+        templates.add_filter("money", money);
+        for intent in &catalogue.intents {
+            templates.add_template_owned(intent.name.clone(), intent.answer.clone()).map_err(|error| {
+                let detail = error.detail().map(str::to_owned).unwrap_or_else(|| error.to_string());
+                format!("intent \"{}\": its answer is no valid template, line {}: {detail}", intent.name, error.line().unwrap_or(1))
+            })?;
+        }
+        let without_features = catalogue.intents.iter().map(|intent| intent.answer_without_features.clone()).collect();
+        Ok(Renderer { templates, without_features })
+    }
+
+    /// The answer of an intent (by name and position in the catalogue) for the user at `row`, or for nobody in particular.
+    pub(crate) fn render(
+        &self,
+        intent: (&str, usize),
+        layout: &ServiceLayout,
+        fetched: Option<(&Fetched, usize)>,
+    ) -> Rendered {
+        let variables = fetched.map(|(fetched, row)| variables(layout, fetched, row)).unwrap_or_default();
+        let rendered = self.templates.get_template(intent.0).and_then(|template| template.render(variables));
+        match rendered {
+            Ok(text) => Rendered { text: text.trim().to_owned(), complete: true },
+            Err(error) => {
+                // Undefined means that the user has no such row, which is expected; anything else is the template's fault.
+                if error.kind() != ErrorKind::UndefinedError {
+                    tracing::warn!(intent = intent.0, %error, "answer template failed");
+                }
+                Rendered { text: self.without_features[intent.1].clone(), complete: false }
+            }
+        }
+    }
+}
+
+fn variables(layout: &ServiceLayout, fetched: &Fetched, row: usize) -> BTreeMap<String, Value> {
+    let mut variables = BTreeMap::new();
+    for view_layout in &layout.views {
+        let view = &fetched.views[view_layout.view];
+        if view.status[row] != Status::Present {
+            continue;
+        }
+        match view.kind {
+            ViewKind::Latest => {
+                let object = object(view_layout, |column| value(cell(view.columns[column].as_ref(), row)));
+                variables.insert(view.name.clone(), object);
+            }
+            ViewKind::LastN => {
+                let history = history(view_layout, fetched, row);
+                if let (Some(singular), Some(newest)) = (view.name.strip_suffix('s'), history.first()) {
+                    variables.insert(singular.to_owned(), newest.clone());
+                }
+                variables.insert(view.name.clone(), Value::from(history));
+            }
+        }
+    }
+    variables
+}
+
+/// The elements of a history, newest first. All columns of a view share their offsets.
+fn history(layout: &ViewLayout, fetched: &Fetched, row: usize) -> Vec<Value> {
+    let columns = &fetched.views[layout.view].columns;
+    let Some(&(_, first)) = layout.columns.first() else { return Vec::new() };
+    let count = elements(columns[first].as_list(), row).len();
+    let element = |nth: usize| {
+        object(layout, |column| {
+            let list = columns[column].as_list::<i32>();
+            value(cell(list.values().as_ref(), elements(list, row).start + nth))
+        })
+    };
+    (0..count).map(element).collect()
+}
+
+fn object(layout: &ViewLayout, read: impl Fn(usize) -> Value) -> Value {
+    let fields: BTreeMap<String, Value> = layout.columns.iter().map(|(name, column)| (name.clone(), read(*column))).collect();
+    Value::from(fields)
+}
+
+fn value(cell: Cell<'_>) -> Value {
+    match cell {
+        Cell::Null => Value::from(()),
+        Cell::Bool(flag) => Value::from(flag),
+        Cell::Int(number) => Value::from(number),
+        Cell::Float(number) => Value::from(number),
+        Cell::Text(text) => Value::from(text),
+        Cell::Time(time_ms) => Value::from(time_ms),
+        Cell::Floats(numbers) => Value::from(numbers.into_iter().map(Value::from).collect::<Vec<_>>()),
+    }
+}
+
+/// `{{ order.expected_at | day }}`: a timestamp in Unix milliseconds as "Tuesday 3 November", in UTC.
+fn day(time_ms: &Value) -> Result<String, TemplateError> {
+    let time = i64::try_from(time_ms.clone()).ok().and_then(DateTime::<Utc>::from_timestamp_millis);
+    match time {
+        Some(time) => Ok(time.format("%A %-d %B").to_string()),
+        None => Err(TemplateError::new(ErrorKind::InvalidOperation, "the day filter takes a timestamp")),
+    }
+}
+
+/// `{{ order.total | money }}`: a number as "EUR 12.30".
+fn money(amount: &Value) -> Result<String, TemplateError> {
+    match f64::try_from(amount.clone()) {
+        Ok(amount) => Ok(format!("{CURRENCY} {amount:.2}")),
+        Err(_) => Err(TemplateError::new(ErrorKind::InvalidOperation, "the money filter takes a number")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_read_as_days() {
+        assert_eq!(day(&Value::from(1_793_664_000_000_i64)).unwrap(), "Tuesday 3 November");
+        assert!(day(&Value::from("soon")).is_err());
+    }
+
+    #[test]
+    fn amounts_read_as_money() {
+        assert_eq!(money(&Value::from(12.3)).unwrap(), "EUR 12.30");
+        assert_eq!(money(&Value::from(7)).unwrap(), "EUR 7.00");
+    }
+}

@@ -1,0 +1,78 @@
+//! The `[store]` section of the configuration: where the store lives and how much memory its tiers may take. Views have their own
+//! declaration, see `view.rs`.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// Settings of a store. Every size is a limit: the store never takes more than what is named here for the purpose named here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// The folder that holds the database. It is created when missing; one process at a time may open it.
+    pub path: PathBuf,
+    /// Bytes of rows, keys and bookkeeping the hot tier may hold, in MiB. 0 turns the hot tier off.
+    pub hot_capacity_mib: u64,
+    /// Independent parts of the hot tier. One part stalls under many readers, because every hit passes one shared channel.
+    pub hot_shards: usize,
+    /// Uncompressed blocks of the warm tier kept in RAM, in MiB. Index and filter blocks come on top: about 2 bytes per key.
+    pub block_cache_mib: u64,
+    /// Most keys (entities times views) one fetch may ask for.
+    pub max_fetch_keys: usize,
+}
+
+impl Default for StoreConfig {
+    fn default() -> StoreConfig {
+        StoreConfig {
+            path: PathBuf::from("store"),
+            hot_capacity_mib: 256,
+            hot_shards: 8,
+            block_cache_mib: 256,
+            max_fetch_keys: 16_384,
+        }
+    }
+}
+
+impl StoreConfig {
+    /// Checks every setting against its allowed range.
+    ///
+    /// # Errors
+    /// [`Error::FixConfig`] names the setting, its value and what is allowed.
+    pub fn validate(&self) -> Result<(), Error> {
+        let within = |key: &str, value: u64, low: u64, high: u64| {
+            if (low..=high).contains(&value) {
+                return Ok(());
+            }
+            let allowed = format!("must be between {low} and {high}");
+            Err(Error::config(format!("store.{key}"), value, allowed))
+        };
+        if self.path.as_os_str().is_empty() {
+            return Err(Error::config("store.path", "\"\"", "must name a folder"));
+        }
+        within("hot_capacity_mib", self.hot_capacity_mib, 0, 1 << 20)?;
+        within("hot_shards", self.hot_shards as u64, 1, 1024)?;
+        within("block_cache_mib", self.block_cache_mib, 8, 1 << 20)?;
+        within("max_fetch_keys", self.max_fetch_keys as u64, 1, 1 << 20)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_a_bad_value_is_named() {
+        StoreConfig::default().validate().unwrap();
+        let bad = StoreConfig { hot_shards: 0, ..StoreConfig::default() };
+        let message = bad.validate().unwrap_err().to_string();
+        assert_eq!(message, "store.hot_shards = 0: must be between 1 and 1024");
+    }
+
+    #[test]
+    fn an_unknown_setting_is_refused() {
+        let error = serde_json::from_str::<StoreConfig>(r#"{"hot_capacity": 1}"#).unwrap_err();
+        assert!(error.to_string().contains("hot_capacity"), "{error}");
+    }
+}

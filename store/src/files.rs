@@ -1,0 +1,90 @@
+//! Files that must be whole or absent: writing with fsync, linking with a copy as fallback, checksums.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use crate::Error;
+
+/// Writes `bytes` to `path` so that after a crash the file is either absent (or the old one) or whole.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let temporary = path.with_extension("tmp");
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(Error::disk("write", path))?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// Makes the names in a folder durable.
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), Error> {
+    let sync = || File::open(dir)?.sync_all();
+    sync().map_err(Error::disk("sync", dir))
+}
+
+/// Makes a file durable and returns its length and CRC-32.
+pub(crate) fn sync_and_sum(path: &Path) -> Result<(u64, u32), Error> {
+    let sum = || {
+        let mut file = File::open(path)?;
+        file.sync_all()?;
+        crc32(&mut file)
+    };
+    sum().map_err(Error::disk("sync", path))
+}
+
+/// Makes `to` the same file as `from`, or a copy of it where the file system cannot link, and returns its length and CRC-32. What is
+/// summed is `to`, so the checksum speaks of exactly the bytes that will be used.
+pub(crate) fn link_and_sum(from: &Path, to: &Path) -> Result<(u64, u32), Error> {
+    // A link to a symbolic link would be one more name of the link, not of the file.
+    let regular = fs::symlink_metadata(from).is_ok_and(|metadata| metadata.is_file());
+    if !regular || fs::hard_link(from, to).is_err() {
+        fs::copy(from, to).map_err(Error::disk("copy", from))?;
+    }
+    sync_and_sum(to)
+}
+
+/// True for a name that stays inside its folder.
+pub(crate) fn is_plain_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && name.chars().all(plain)
+}
+
+fn crc32(file: &mut File) -> io::Result<(u64, u32)> {
+    let mut hasher = crc32fast::Hasher::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut length = 0;
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok((length, hasher.finalize())),
+            count => {
+                length += count as u64;
+                hasher.update(&buffer[..count]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_has_the_same_length_and_sum() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        write_whole(&from, b"123456789").unwrap();
+        assert_eq!(link_and_sum(&from, &to).unwrap(), (9, 0xCBF4_3926));
+        assert_eq!(fs::read(&to).unwrap(), b"123456789");
+    }
+
+    #[test]
+    fn names_that_leave_the_folder_are_not_plain() {
+        assert!(is_plain_name("000001.sst"));
+        for name in ["", "..", ".hidden", "a/b", "/etc/passwd", "a\\b", "a\0"] {
+            assert!(!is_plain_name(name), "{name:?}");
+        }
+    }
+}

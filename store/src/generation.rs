@@ -1,0 +1,156 @@
+//! The generations a store serves: which one is live for each view and tenant, and which one could come back. The whole table is replaced
+//! at once, never changed, so whoever holds it sees one generation of everything for as long as they hold it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::manifest::{Manifest, StoredSchema};
+use crate::metrics;
+use crate::schema::RowSchema;
+use crate::view::TenantId;
+use crate::warm::Warm;
+
+/// One published generation. When it is retired, its files are dropped as the last holder lets go of it: the publisher, or the last fetch
+/// that started before the swap.
+pub(crate) struct Generation {
+    pub(crate) manifest: Manifest,
+    pub(crate) schema: RowSchema,
+    retired: AtomicBool,
+    warm: Arc<Warm>,
+}
+
+impl Generation {
+    pub(crate) fn new(manifest: Manifest, warm: &Arc<Warm>) -> Arc<Generation> {
+        Arc::new(Generation {
+            schema: RowSchema::new(&manifest.schema.features),
+            manifest,
+            retired: AtomicBool::new(false),
+            warm: Arc::clone(warm),
+        })
+    }
+
+    /// Marks the generation as no longer named by meta.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        if !self.retired.load(Ordering::Acquire) {
+            return;
+        }
+        let id = self.manifest.id();
+        match self.warm.drop_generation(id) {
+            Ok(()) => tracing::info!(view = %self.manifest.view, generation = id.generation, "generation dropped"),
+            Err(error) => {
+                metrics::record_drop_failure();
+                tracing::warn!(
+                    view = %self.manifest.view, generation = id.generation, %error,
+                    "generation not dropped, it goes at the next start"
+                );
+            }
+        }
+    }
+}
+
+/// The live generation of a view and tenant, and the one before it.
+#[derive(Clone)]
+pub(crate) struct Pair {
+    pub(crate) live: Arc<Generation>,
+    pub(crate) previous: Option<Arc<Generation>>,
+}
+
+/// All pairs of a store.
+#[derive(Clone, Default)]
+pub(crate) struct Generations(HashMap<(u16, TenantId), Pair>);
+
+impl Generations {
+    pub(crate) fn pair(&self, view: u16, tenant: TenantId) -> Option<&Pair> {
+        self.0.get(&(view, tenant))
+    }
+
+    pub(crate) fn live(&self, view: u16, tenant: TenantId) -> Option<&Generation> {
+        self.pair(view, tenant).map(|pair| &*pair.live)
+    }
+
+    pub(crate) fn insert(&mut self, pair: Pair) {
+        let manifest = &pair.live.manifest;
+        self.0.insert((manifest.view_id, manifest.tenant), pair);
+    }
+
+    /// A description of each generation, ordered by view, tenant and state.
+    pub(crate) fn describe(&self) -> Vec<GenerationInfo> {
+        let mut infos: Vec<_> = self
+            .0
+            .values()
+            .flat_map(|pair| {
+                let live = GenerationInfo::new(&pair.live.manifest, GenerationState::Live);
+                let previous = pair.previous.as_ref();
+                let previous = previous.map(|g| GenerationInfo::new(&g.manifest, GenerationState::Previous));
+                [Some(live), previous]
+            })
+            .flatten()
+            .collect();
+        infos.sort_by(|a, b| (&a.view, a.tenant, a.state).cmp(&(&b.view, b.tenant, b.state)));
+        infos
+    }
+}
+
+/// Whether a generation answers fetches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GenerationState {
+    /// It answers.
+    Live,
+    /// It is kept for [`Store::rollback`](crate::Store::rollback).
+    Previous,
+}
+
+/// What an operator wants to know about a published generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GenerationInfo {
+    /// The view's name.
+    pub view: String,
+    /// Whose rows these are.
+    pub tenant: TenantId,
+    /// The generation's number.
+    pub generation: u32,
+    /// Live or previous.
+    pub state: GenerationState,
+    /// The time whose state it shows, Unix milliseconds UTC.
+    pub as_of_ms: i64,
+    /// Rows stored; for `last_n` the elements.
+    pub rows: u64,
+    /// Entities stored.
+    pub entities: u64,
+    /// Bytes of its SST files.
+    pub bytes: u64,
+    /// Number of its SST files.
+    pub files: usize,
+    /// Least event time stored.
+    pub event_time_min_ms: i64,
+    /// Greatest event time stored.
+    pub event_time_max_ms: i64,
+    /// The schema its rows were written under.
+    pub schema: StoredSchema,
+}
+
+impl GenerationInfo {
+    fn new(manifest: &Manifest, state: GenerationState) -> GenerationInfo {
+        GenerationInfo {
+            view: manifest.view.clone(),
+            tenant: manifest.tenant,
+            generation: manifest.generation,
+            state,
+            as_of_ms: manifest.as_of_ms,
+            rows: manifest.rows,
+            entities: manifest.entities,
+            bytes: manifest.bytes(),
+            files: manifest.files.len(),
+            event_time_min_ms: manifest.event_time_min_ms,
+            event_time_max_ms: manifest.event_time_max_ms,
+            schema: manifest.schema.clone(),
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The hot tier: encoded rows of the last requests in RAM, bounded in bytes, least recently used out first. Absent keys are held too, so
+//! that asking again for an unknown entity costs no read.
+//!
+//! An entry can never be stale: its key includes the generation, generations never change once published, and a generation number is
+//! never used twice. Time to live is not this tier's business; it is checked from the row's event time at every read.
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+
+use crate::config::StoreConfig;
+
+/// What the store knows about a key: its value, or that there is none.
+pub(crate) type Found = Option<Arc<[u8]>>;
+
+/// Bookkeeping of one entry beside key and row: cache node, reference counts, allocator overhead.
+const ENTRY_OVERHEAD_BYTES: usize = 192;
+
+type Shard = Cache<Box<[u8]>, Found, RandomState>;
+
+/// Independent caches, chosen by hash. One cache would make all readers meet at its channel of recorded hits.
+pub(crate) struct Hot {
+    shards: Vec<Shard>,
+    hasher: RandomState,
+}
+
+impl Hot {
+    pub(crate) fn new(config: &StoreConfig) -> Hot {
+        let capacity = config.hot_capacity_mib << 20;
+        let count = if capacity == 0 { 0 } else { config.hot_shards };
+        let shard = |_| {
+            Cache::builder()
+                .max_capacity(capacity / count as u64)
+                .eviction_policy(EvictionPolicy::lru())
+                .weigher(weight)
+                .build_with_hasher(RandomState::default())
+        };
+        Hot { shards: (0..count).map(shard).collect(), hasher: RandomState::default() }
+    }
+
+    /// What is held about `key`; `None` when nothing is.
+    pub(crate) fn get(&self, key: &[u8]) -> Option<Found> {
+        self.shard(key)?.get(key)
+    }
+
+    /// Remembers what the warm tier answered.
+    pub(crate) fn insert(&self, key: &[u8], found: Found) {
+        if let Some(shard) = self.shard(key) {
+            shard.insert(key.into(), found);
+        }
+    }
+
+    /// Bytes held, bookkeeping included, as of the last maintenance of each shard.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.shards.iter().map(Cache::weighted_size).sum()
+    }
+
+    /// Entries held, counted as [`bytes`](Hot::bytes) is.
+    pub(crate) fn entries(&self) -> u64 {
+        self.shards.iter().map(Cache::entry_count).sum()
+    }
+
+    /// Applies what readers and writers have queued, evictions included, so that `bytes` and `entries` are exact.
+    pub(crate) fn settle(&self) {
+        self.shards.iter().for_each(Cache::run_pending_tasks);
+    }
+
+    fn shard(&self, key: &[u8]) -> Option<&Shard> {
+        match self.shards.as_slice() {
+            [] => None,
+            [only] => Some(only),
+            shards => shards.get(self.hasher.hash_one(key) as usize % shards.len()),
+        }
+    }
+}
+
+fn weight(key: &Box<[u8]>, found: &Found) -> u32 {
+    let row = found.as_ref().map_or(0, |row| row.len());
+    u32::try_from(key.len() + row + ENTRY_OVERHEAD_BYTES).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hot(mib: u64) -> Hot {
+        Hot::new(&StoreConfig { hot_capacity_mib: mib, hot_shards: 4, ..StoreConfig::default() })
+    }
+
+    #[test]
+    fn rows_and_absences_are_held() {
+        let hot = hot(1);
+        hot.insert(b"a", Some(b"row".as_slice().into()));
+        hot.insert(b"b", None);
+        assert_eq!(hot.get(b"a").unwrap().as_deref(), Some(b"row".as_slice()));
+        assert_eq!(hot.get(b"b"), Some(None));
+        assert_eq!(hot.get(b"c"), None);
+    }
+
+    #[test]
+    fn it_stays_within_its_bytes_and_keeps_the_last_used() {
+        let hot = hot(1);
+        for index in 0..20_000u32 {
+            hot.insert(&index.to_be_bytes(), Some(vec![0; 100].into()));
+        }
+        hot.settle();
+        assert!(hot.bytes() <= 1 << 20, "{} bytes", hot.bytes());
+        assert!(hot.entries() > 2000, "{} entries", hot.entries());
+        assert!(hot.get(&19_999u32.to_be_bytes()).is_some());
+        assert!(hot.get(&0u32.to_be_bytes()).is_none());
+    }
+
+    #[test]
+    fn capacity_zero_turns_it_off() {
+        let hot = hot(0);
+        hot.insert(b"a", None);
+        assert_eq!(hot.get(b"a"), None);
+    }
+}

@@ -1,0 +1,100 @@
+//! Larder's store: typed features of many tenants, kept in the process that uses them, read for a whole batch at once.
+//!
+//! Rows come in as *generations*: a [`GenerationWriter`] turns sorted rows into a folder of files, [`Store::publish`] links them in and
+//! swaps them live, all or nothing. [`Store::fetch`] answers from two tiers, rows of the last requests in RAM and RocksDB below, with one
+//! sorted read for all keys that RAM does not hold, and returns Arrow columns aligned with the request.
+//!
+//! The crate is synchronous and knows no runtime, no network and no model. It does not read Parquet; the ingest crate does.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+//! use larder_store::{
+//!     EntityRef, FeatureConfig, FeatureRef, FeatureType, GenerationWriter, Status, Store, StoreConfig, TenantId, Tier,
+//!     ViewConfig, ViewKind, WriterLimits,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let folder = folder.path();
+//! // A view: one row per user, visible for an hour after its event time.
+//! let view = ViewConfig {
+//!     name: "profile".into(),
+//!     id: 1,
+//!     kind: ViewKind::Latest,
+//!     entity_key: "user_id".into(),
+//!     event_time: "updated_at".into(),
+//!     ttl_s: Some(3600),
+//!     n: None,
+//!     element_key: None,
+//!     features: vec![FeatureConfig { name: "points".into(), data_type: FeatureType::I64 }],
+//! };
+//!
+//! // Build: sorted rows become a generation in a folder of its own. No store is needed for that.
+//! let shop = TenantId(1);
+//! let rows = RecordBatch::try_new(view.arrow_schema(), vec![
+//!     Arc::new(StringArray::from(vec!["ada", "bob"])),
+//!     Arc::new(TimestampMillisecondArray::from(vec![5_000, 6_000]).with_timezone("UTC")),
+//!     Arc::new(Int64Array::from(vec![Some(120), None])),
+//! ])?;
+//! let built = folder.join("profile-1");
+//! let mut writer = GenerationWriter::create(&built, &view, shop, 1, 6_000, WriterLimits::default())?;
+//! writer.append(&rows)?;
+//! writer.finish()?;
+//!
+//! // Open, publish, fetch.
+//! let config = StoreConfig { path: folder.join("store"), ..StoreConfig::default() };
+//! let store = Store::open(&config, &[view])?;
+//! store.publish(&built)?;
+//! let plan = store.compile(&[FeatureRef::parse("profile:points")?])?;
+//! let asked = ["bob", "nobody", "ada"].map(|entity| EntityRef { tenant: shop, entity });
+//! let fetched = store.fetch(&plan, &asked, 10_000)?;
+//!
+//! let profile = &fetched.views[0];
+//! assert_eq!(profile.status, [Status::Present, Status::NotFound, Status::Present]);
+//! assert_eq!(profile.tier, [Tier::Warm, Tier::None, Tier::Warm]);
+//! let points = profile.columns[0].as_primitive::<arrow::datatypes::Int64Type>();
+//! assert_eq!(points.value(2), 120);
+//! assert_eq!(profile.value_status(0, 0), Some(Status::Null));
+//! # Ok(())
+//! # }
+//! ```
+
+mod config;
+mod view;
+mod store;
+mod plan;
+mod batch;
+mod lookup;
+mod hot;
+mod warm;
+mod decode;
+mod columns;
+mod fetched;
+mod generation;
+mod meta;
+mod publish;
+mod manifest;
+mod writer;
+mod merge;
+mod key;
+mod schema;
+mod row;
+mod elements;
+mod files;
+mod metrics;
+mod error;
+
+pub use batch::EntityRef;
+pub use config::StoreConfig;
+pub use error::Error;
+pub use fetched::{FetchStats, Fetched, FetchedView, Status, Tier};
+pub use generation::{GenerationInfo, GenerationState};
+pub use key::MAX_ENTITY_BYTES;
+pub use manifest::{MANIFEST_FILE, Manifest, ManifestFile, StoredSchema};
+pub use metrics::describe_metrics;
+pub use plan::{FeatureRef, Plan};
+pub use publish::Published;
+pub use store::{HotUsage, Store};
+pub use view::{FeatureConfig, FeatureType, MAX_FEATURES, MAX_N, MAX_NAME_BYTES, TenantId, ViewConfig, ViewKind};
+pub use writer::{GenerationWriter, MAX_ROW_BYTES, WriterLimits};

@@ -1,0 +1,195 @@
+//! The description of a built generation, `manifest.json` in its folder: what it holds, under which schema, in which files with which
+//! checksums. The writer puts it there last, so a folder without one is not a generation; publish believes nothing it cannot check
+//! against it.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::files;
+use crate::key::GenerationId;
+use crate::view::{FeatureConfig, TenantId, ViewConfig, ViewKind};
+
+/// The manifest's name in a generation's folder.
+pub const MANIFEST_FILE: &str = "manifest.json";
+
+/// The version of manifest and row format that this program writes and reads.
+const FORMAT: u32 = 1;
+/// Largest manifest that is read.
+const MAX_MANIFEST_BYTES: u64 = 16 << 20;
+
+/// What a generation holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Version of this description and of the rows it describes.
+    pub format: u32,
+    /// The tenant whose rows these are.
+    pub tenant: TenantId,
+    /// The view's name.
+    pub view: String,
+    /// The view's number, as in the keys.
+    pub view_id: u16,
+    /// The generation's number; greater is newer.
+    pub generation: u32,
+    /// The time whose state the snapshot shows, Unix milliseconds UTC.
+    pub as_of_ms: i64,
+    /// Rows stored; for `last_n` the elements.
+    pub rows: u64,
+    /// Entities, which is the number of keys.
+    pub entities: u64,
+    /// Rows left out because the entity (for `last_n` the element) had a newer one.
+    pub duplicates_dropped: u64,
+    /// Elements left out because the entity had `n` newer ones.
+    pub beyond_n_dropped: u64,
+    /// Least event time stored.
+    pub event_time_min_ms: i64,
+    /// Greatest event time stored.
+    pub event_time_max_ms: i64,
+    /// The schema that the rows were written under.
+    pub schema: StoredSchema,
+    /// The SST files, in key order.
+    pub files: Vec<ManifestFile>,
+    /// CRC-32 of this description with this field 0, so that an edited or half-copied manifest is noticed.
+    pub checksum: u32,
+}
+
+/// The schema of stored rows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredSchema {
+    /// Identifies the layout; each row starts with it.
+    pub fingerprint: u32,
+    /// One row or the newest `n` elements per entity.
+    pub kind: ViewKind,
+    /// `last_n` only: how many elements were kept.
+    pub n: Option<u32>,
+    /// `last_n` only: the feature that identifies an element.
+    pub element_key: Option<String>,
+    /// Names and types, in the order of the layout.
+    pub features: Vec<FeatureConfig>,
+}
+
+/// One SST file of a generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManifestFile {
+    /// The file's name in the generation's folder.
+    pub name: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// The keys in it.
+    pub entities: u64,
+    /// CRC-32 of its bytes.
+    pub crc32: u32,
+}
+
+impl Manifest {
+    /// A manifest of an empty generation; the writer fills in counts and files.
+    pub(crate) fn new(
+        view: &ViewConfig,
+        fingerprint: u32,
+        tenant: TenantId,
+        generation: u32,
+        as_of_ms: i64,
+    ) -> Manifest {
+        Manifest {
+            format: FORMAT,
+            tenant,
+            view: view.name.clone(),
+            view_id: view.id,
+            generation,
+            as_of_ms,
+            rows: 0,
+            entities: 0,
+            duplicates_dropped: 0,
+            beyond_n_dropped: 0,
+            event_time_min_ms: i64::MAX,
+            event_time_max_ms: i64::MIN,
+            schema: StoredSchema {
+                fingerprint,
+                kind: view.kind,
+                n: view.n,
+                element_key: view.element_key.clone(),
+                features: view.features.clone(),
+            },
+            files: Vec::new(),
+            checksum: 0,
+        }
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+
+    pub(crate) fn id(&self) -> GenerationId {
+        GenerationId { view: self.view_id, tenant: self.tenant, generation: self.generation }
+    }
+
+    /// Reads and checks the manifest in `dir`.
+    ///
+    /// # Errors
+    /// [`Error::RebuildGeneration`] when there is none or it is not whole, [`Error::CheckDisk`] when it cannot be read.
+    pub fn read(dir: &Path) -> Result<Manifest, Error> {
+        let path = dir.join(MANIFEST_FILE);
+        let length = match fs::metadata(&path) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let reason = format!("it has no {MANIFEST_FILE}, so it was never finished");
+                return Err(Error::refused(dir, reason));
+            }
+            Err(error) => return Err(Error::disk("read", &path)(error)),
+        };
+        if length > MAX_MANIFEST_BYTES {
+            let reason = format!("{length} bytes, a manifest has at most {MAX_MANIFEST_BYTES}");
+            return Err(Error::refused(&path, reason));
+        }
+        let bytes = fs::read(&path).map_err(Error::disk("read", &path))?;
+        Manifest::decode(&bytes).map_err(|reason| Error::refused(&path, reason))
+    }
+
+    /// Sets the checksum and puts the manifest into `dir`, all of it or nothing.
+    pub(crate) fn write(&mut self, dir: &Path) -> Result<(), Error> {
+        self.checksum = self.computed_checksum();
+        let bytes = serde_json::to_vec_pretty(self).map_err(|e| Error::disk("write", dir)(std::io::Error::other(e)))?;
+        files::write_whole(&dir.join(MANIFEST_FILE), &bytes)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Manifest, String> {
+        let broken = |error: serde_json::Error| format!("not a manifest: {error}");
+        let value: serde_json::Value = serde_json::from_slice(bytes).map_err(broken)?;
+        if value["format"] != FORMAT {
+            let found = &value["format"];
+            return Err(format!("format {found}, this program reads format {FORMAT}"));
+        }
+        let manifest: Manifest = serde_json::from_value(value).map_err(broken)?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// Checks that the manifest is as it was written and does not contradict itself.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let computed = self.computed_checksum();
+        if self.checksum != computed {
+            let found = self.checksum;
+            return Err(format!("checksum {found}, its content has {computed}: it was changed"));
+        }
+        let entities: u64 = self.files.iter().map(|file| file.entities).sum();
+        if entities != self.entities || self.rows < self.entities || self.entities == 0 {
+            return Err("its counts contradict each other".to_string());
+        }
+        match self.files.iter().find(|file| !files::is_plain_name(&file.name)) {
+            Some(file) => Err(format!("{:?} is not a plain file name", file.name)),
+            None => Ok(()),
+        }
+    }
+
+    fn computed_checksum(&self) -> u32 {
+        let plain = Manifest { checksum: 0, ..self.clone() };
+        // Serialising plain data to memory cannot fail; an empty result would only fail the comparison.
+        crc32fast::hash(&serde_json::to_vec(&plain).unwrap_or_default())
+    }
+}

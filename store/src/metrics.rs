@@ -1,0 +1,48 @@
+//! The store's metrics: every name is declared here and nowhere else. No label names a tenant or an entity.
+
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+use crate::fetched::FetchStats;
+
+const FETCH_SECONDS: &str = "larder_store_fetch_seconds";
+const KEYS: &str = "larder_store_keys_total";
+const EXPIRED: &str = "larder_store_expired_total";
+const READ_BYTES: &str = "larder_store_read_bytes_total";
+const HOT_BYTES: &str = "larder_store_hot_bytes";
+const SWAPS: &str = "larder_store_swaps_total";
+const DROP_FAILURES: &str = "larder_store_drop_failures_total";
+
+/// Describes every metric to the installed recorder.
+pub fn describe_metrics() {
+    describe_histogram!(FETCH_SECONDS, Unit::Seconds, "Time of one batched fetch.");
+    describe_counter!(KEYS, "Distinct keys fetched, by the tier that answered: hot, warm or none.");
+    describe_counter!(EXPIRED, "Distinct keys whose row was older than the view's time to live.");
+    describe_counter!(READ_BYTES, Unit::Bytes, "Row bytes read from the warm tier.");
+    describe_gauge!(HOT_BYTES, Unit::Bytes, "Bytes held by the hot tier.");
+    describe_counter!(SWAPS, "Generations made live, by cause: publish or rollback.");
+    describe_counter!(DROP_FAILURES, "Generations whose files could not be dropped; they go at the next start.");
+}
+
+pub(crate) fn record_fetch(stats: &FetchStats, elapsed: Duration, hot_bytes: u64) {
+    histogram!(FETCH_SECONDS).record(elapsed.as_secs_f64());
+    counter!(KEYS, "tier" => "hot").increment(stats.hot_hits);
+    counter!(KEYS, "tier" => "warm").increment(stats.warm_hits);
+    counter!(KEYS, "tier" => "none").increment(stats.not_found);
+    counter!(EXPIRED).increment(stats.expired);
+    counter!(READ_BYTES).increment(stats.bytes_read);
+    gauge!(HOT_BYTES).set(hot_bytes as f64);
+}
+
+pub(crate) fn record_publish() {
+    counter!(SWAPS, "cause" => "publish").increment(1);
+}
+
+pub(crate) fn record_rollback() {
+    counter!(SWAPS, "cause" => "rollback").increment(1);
+}
+
+pub(crate) fn record_drop_failure() {
+    counter!(DROP_FAILURES).increment(1);
+}

@@ -1,0 +1,122 @@
+//! What a fetch reads: a list of `view:feature` references, resolved once into positions, so that a request repeats no look-up by name.
+
+use std::sync::Arc;
+
+use crate::Error;
+use crate::schema::{Projection, RowSchema};
+use crate::view::{FeatureType, ViewConfig};
+
+/// One feature of one view, as written `view:feature` in a feature service.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FeatureRef {
+    /// The view's name.
+    pub view: String,
+    /// The feature's name.
+    pub feature: String,
+}
+
+impl FeatureRef {
+    /// Reads `view:feature`.
+    ///
+    /// # Errors
+    /// [`Error::FixRequest`] when the text is not of that form.
+    pub fn parse(text: &str) -> Result<FeatureRef, Error> {
+        match text.split_once(':') {
+            Some((view, feature)) if !view.is_empty() && !feature.is_empty() => {
+                Ok(FeatureRef { view: view.to_string(), feature: feature.to_string() })
+            }
+            _ => Err(Error::FixRequest(format!("{text:?} is not of the form view:feature"))),
+        }
+    }
+}
+
+/// A view as the store knows it: its declaration and the row layout that follows.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) config: ViewConfig,
+    pub(crate) schema: RowSchema,
+}
+
+/// A compiled list of features, made by [`Store::compile`](crate::Store::compile) and used for every fetch of the same features.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// In order of first mention.
+    pub(crate) views: Vec<PlannedView>,
+    /// Positions in `views` in order of view id, which is the order of their keys.
+    pub(crate) by_id: Vec<usize>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct PlannedView {
+    pub(crate) view: Arc<View>,
+    /// Names and types of the wanted features, in order of mention.
+    pub(crate) features: Vec<(String, FeatureType)>,
+    /// Where they lie in rows written under the view's present schema.
+    pub(crate) projection: Projection,
+}
+
+impl PlannedView {
+    /// Where the wanted features lie in rows of another schema.
+    pub(crate) fn project(&self, schema: &RowSchema) -> Projection {
+        Projection::new(schema, self.features.iter().map(|(name, _)| name.as_str()))
+    }
+}
+
+impl Plan {
+    /// Resolves `features` against the declared views.
+    pub(crate) fn compile(views: &[Arc<View>], features: &[FeatureRef]) -> Result<Plan, Error> {
+        if features.is_empty() {
+            let message = "a plan needs at least one feature".to_string();
+            return Err(Error::FixRequest(message));
+        }
+        let mut wanted: Vec<(&Arc<View>, Vec<(String, FeatureType)>)> = Vec::new();
+        for FeatureRef { view, feature } in features {
+            let declared = find_view(views, view)?;
+            let index = declared.schema.index_of(feature).ok_or_else(|| {
+                let known = declared.config.features.iter().map(|f| f.name.as_str());
+                Error::FixRequest(format!("view {view} has no feature {feature}; it has {}", list(known)))
+            })?;
+            let typed = (feature.clone(), declared.schema.features[index].data_type);
+            match wanted.iter_mut().find(|(v, _)| Arc::ptr_eq(v, declared)) {
+                Some((_, names)) if names.contains(&typed) => {
+                    let message = format!("{view}:{feature} is named twice");
+                    return Err(Error::FixRequest(message));
+                }
+                Some((_, names)) => names.push(typed),
+                None => wanted.push((declared, vec![typed])),
+            }
+        }
+        let views: Vec<_> = wanted
+            .into_iter()
+            .map(|(view, features)| PlannedView {
+                view: Arc::clone(view),
+                projection: Projection::new(&view.schema, features.iter().map(|(name, _)| name.as_str())),
+                features,
+            })
+            .collect();
+        let mut by_id: Vec<_> = (0..views.len()).collect();
+        by_id.sort_unstable_by_key(|&position| views[position].view.config.id);
+        Ok(Plan { views, by_id })
+    }
+
+    /// The features that this plan reads, view by view.
+    pub fn features(&self) -> impl Iterator<Item = FeatureRef> + '_ {
+        self.views.iter().flat_map(|planned| {
+            planned
+                .features
+                .iter()
+                .map(|(feature, _)| FeatureRef { view: planned.view.config.name.clone(), feature: feature.clone() })
+        })
+    }
+}
+
+pub(crate) fn find_view<'a>(views: &'a [Arc<View>], name: &str) -> Result<&'a Arc<View>, Error> {
+    views.iter().find(|v| v.config.name == name).ok_or_else(|| {
+        let known = views.iter().map(|v| v.config.name.as_str());
+        Error::FixRequest(format!("there is no view {name}; declared are {}", list(known)))
+    })
+}
+
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
+}

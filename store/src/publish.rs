@@ -1,0 +1,221 @@
+//! Making a built generation live, and going back to the one before.
+//!
+//! The order of steps is the guarantee. Everything is checked before anything is changed; files are linked before meta names them; meta is
+//! one synced write; readers see the new table only after that. Killed before the write, the store opens with the old generation and the
+//! linked files are dropped; killed after it, with the new one.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::files;
+use crate::generation::{Generation, Pair};
+use crate::manifest::{Manifest, ManifestFile};
+use crate::meta::MetaRecord;
+use crate::plan::{View, find_view};
+use crate::store::Inner;
+use crate::view::TenantId;
+use crate::warm::BaseFile;
+use crate::{Error, metrics, schema};
+
+/// Where files wait between being checked and being linked; inside the store's folder, so that linking is a rename.
+const STAGING: &str = "incoming";
+
+/// What a publish or a rollback did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// The view's name.
+    pub view: String,
+    /// Whose rows these are.
+    pub tenant: TenantId,
+    /// The generation that is live now.
+    pub generation: u32,
+    /// The generation that a rollback would bring back.
+    pub previous: Option<u32>,
+    /// The generation that was let go; its files are dropped after its last reader.
+    pub dropped: Option<u32>,
+    /// True when the generation was live before the call, so nothing changed.
+    pub already_live: bool,
+    /// Entities in the live generation.
+    pub entities: u64,
+    /// Rows in the live generation.
+    pub rows: u64,
+}
+
+impl Published {
+    fn new(record: &MetaRecord, dropped: Option<u32>, already_live: bool) -> Published {
+        Published {
+            view: record.live.view.clone(),
+            tenant: record.live.tenant,
+            generation: record.live.generation,
+            previous: record.previous.as_ref().map(|manifest| manifest.generation),
+            dropped,
+            already_live,
+            entities: record.live.entities,
+            rows: record.live.rows,
+        }
+    }
+}
+
+/// See [`Store::publish`](crate::Store::publish). The caller holds the publish lock.
+pub(crate) fn publish(inner: &Inner, dir: &Path) -> Result<Published, Error> {
+    let manifest = Manifest::read(dir)?;
+    check_view(&inner.views, &manifest, dir)?;
+    let old = MetaRecord::read(&inner.warm, manifest.view_id, manifest.tenant)?;
+    if let Some(old) = &old {
+        if old.live == manifest {
+            return Ok(Published::new(old, None, true));
+        }
+        check_succession(old, &manifest)?;
+        for stored in old.generations() {
+            if let Some(reason) = schema::changed_type(&stored.schema.features, &manifest.schema.features) {
+                let reason = format!("against generation {}: {reason}", stored.generation);
+                return Err(Error::refused(dir, reason));
+            }
+        }
+    }
+    link(inner, &manifest, dir)?;
+
+    let generation = manifest.generation;
+    let (previous, oldest) = old.map_or((None, None), |old| (Some(old.live), old.previous));
+    let record = MetaRecord::new(manifest, previous, generation);
+    if let Err(error) = record.write(&inner.warm) {
+        // Whether the record is durable is unknown; the files stay, and the next start decides by what it finds.
+        tracing::error!(view = %record.live.view, generation, %error, "publish failed at its last step");
+        return Err(error);
+    }
+    let live = Generation::new(record.live.clone(), &inner.warm);
+    let before = inner.generations.load_full();
+    let pair = before.pair(record.live.view_id, record.live.tenant);
+    if let Some(retired) = pair.and_then(|pair| pair.previous.as_ref()) {
+        retired.retire();
+    }
+    swap(inner, Pair { live, previous: pair.map(|pair| Arc::clone(&pair.live)) });
+    metrics::record_publish();
+    Ok(Published::new(&record, oldest.map(|manifest| manifest.generation), false))
+}
+
+/// See [`Store::rollback`](crate::Store::rollback). The caller holds the publish lock.
+pub(crate) fn rollback(inner: &Inner, tenant: TenantId, view: &str) -> Result<Published, Error> {
+    let id = find_view(&inner.views, view)?.config.id;
+    let nothing =
+        |what: &str| Error::ChooseGeneration(format!("view {view} of tenant {tenant} has no {what} generation"));
+    let old = MetaRecord::read(&inner.warm, id, tenant)?.ok_or_else(|| nothing("live"))?;
+    let previous = old.previous.ok_or_else(|| nothing("previous"))?;
+    let record = MetaRecord::new(previous, Some(old.live), old.newest_generation);
+    record.write(&inner.warm)?;
+    let before = inner.generations.load_full();
+    if let Some(Pair { live, previous: Some(previous) }) = before.pair(id, tenant) {
+        swap(inner, Pair { live: Arc::clone(previous), previous: Some(Arc::clone(live)) });
+    }
+    metrics::record_rollback();
+    Ok(Published::new(&record, None, false))
+}
+
+/// Removes what a publish that was cut short left in the staging folder.
+pub(crate) fn clear_staging(store: &Path) -> Result<(), Error> {
+    let staging = store.join(STAGING);
+    match fs::remove_dir_all(&staging) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::disk("remove", &staging)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// One new table for all readers. Under the publish lock, so no change is lost between load and store.
+fn swap(inner: &Inner, pair: Pair) {
+    let mut table = (*inner.generations.load_full()).clone();
+    table.insert(pair);
+    inner.generations.store(Arc::new(table));
+}
+
+fn check_view(views: &[Arc<View>], manifest: &Manifest, dir: &Path) -> Result<(), Error> {
+    let Ok(view) = find_view(views, &manifest.view) else {
+        let reason = format!("it is of view {}, which is not declared", manifest.view);
+        return Err(Error::refused(dir, reason));
+    };
+    if view.config.id != manifest.view_id {
+        let (found, declared) = (manifest.view_id, view.config.id);
+        let reason = format!("view {} has id {found} there and is declared with id {declared}", manifest.view);
+        return Err(Error::refused(dir, reason));
+    }
+    match schema::cannot_serve(&manifest.schema, &view.config) {
+        Some(reason) => Err(Error::refused(dir, format!("view {}: {reason}", manifest.view))),
+        None => Ok(()),
+    }
+}
+
+/// Numbers only go up: a late retry of an old publish must not replace newer rows, and a number that was used stays used.
+fn check_succession(old: &MetaRecord, new: &Manifest) -> Result<(), Error> {
+    let number = new.generation;
+    let refuse = |reason: String| {
+        let view = &new.view;
+        let tenant = new.tenant;
+        Err(Error::ChooseGeneration(format!("generation {number} of view {view}, tenant {tenant}: {reason}")))
+    };
+    if number == old.live.generation {
+        return refuse("it is live with other content; build again with a newer number".to_string());
+    }
+    if old.previous.as_ref().is_some_and(|previous| previous.generation == number) {
+        return refuse("it is kept as the previous one; roll back to return to it".to_string());
+    }
+    if number <= old.newest_generation {
+        let newest = old.newest_generation;
+        return refuse(format!("generation {newest} was published before; build again with a newer number"));
+    }
+    Ok(())
+}
+
+/// Checks each file and links all of them into the base family; when this fails, nothing of the generation stays.
+fn link(inner: &Inner, manifest: &Manifest, dir: &Path) -> Result<(), Error> {
+    let store = inner.warm.path();
+    clear_staging(store)?;
+    let staging = store.join(STAGING);
+    fs::create_dir(&staging).map_err(Error::disk("create", &staging))?;
+    let linked = stage(manifest, dir, &staging).and_then(|files| {
+        // Files of the same number can only be the remains of a publish that failed at its last step.
+        inner.warm.drop_generation(manifest.id())?;
+        let before: HashSet<_> = inner.warm.base_files()?.into_iter().map(|file| file.name).collect();
+        inner.warm.ingest(files, dir)?;
+        check_linked(inner, manifest, dir, &before)
+    });
+    clear_staging(store)?;
+    linked
+}
+
+fn stage(manifest: &Manifest, dir: &Path, staging: &Path) -> Result<Vec<PathBuf>, Error> {
+    let stage = |file: &ManifestFile| {
+        let (from, to) = (dir.join(&file.name), staging.join(&file.name));
+        if !from.exists() {
+            return Err(Error::refused(&from, "the manifest names it and it is not there"));
+        }
+        let (bytes, crc32) = files::link_and_sum(&from, &to)?;
+        if bytes != file.bytes {
+            let reason = format!("{bytes} bytes, the manifest says {}: it is cut short or was replaced", file.bytes);
+            return Err(Error::refused(&from, reason));
+        }
+        if crc32 != file.crc32 {
+            let reason = format!("checksum {crc32:08x}, the manifest says {:08x}: its content was changed", file.crc32);
+            return Err(Error::refused(&from, reason));
+        }
+        Ok(to)
+    };
+    manifest.files.iter().map(stage).collect()
+}
+
+/// Checks that what was linked is what the manifest describes, and takes it out again when it is not.
+fn check_linked(inner: &Inner, manifest: &Manifest, dir: &Path, before: &HashSet<String>) -> Result<(), Error> {
+    let mut linked = inner.warm.base_files()?;
+    linked.retain(|file| !before.contains(&file.name));
+    let own = |file: &&BaseFile| file.generation() == Some(manifest.id());
+    let found: u64 = linked.iter().filter(own).map(|file| file.entities).sum();
+    if found == manifest.entities && linked.iter().all(|file| own(&file)) {
+        return Ok(());
+    }
+    for file in &linked {
+        inner.warm.drop_file(file)?;
+    }
+    let expected = manifest.entities;
+    let reason = format!("its files hold {found} entities of this generation, the manifest says {expected}");
+    Err(Error::refused(dir, reason))
+}

@@ -1,0 +1,175 @@
+//! The store itself: opening, fetching, publishing. `fetch` is the request path, whole and in order.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+
+use crate::batch::{Batch, EntityRef};
+use crate::config::StoreConfig;
+use crate::decode::decode;
+use crate::fetched::{FetchStats, Fetched};
+use crate::generation::{GenerationInfo, Generations};
+use crate::hot::Hot;
+use crate::lookup::look_up;
+use crate::plan::{FeatureRef, Plan, View};
+use crate::publish::{self, Published};
+use crate::schema::RowSchema;
+use crate::view::{TenantId, ViewConfig, validate_views};
+use crate::warm::Warm;
+use crate::{Error, meta, metrics};
+
+/// An open store. Clones are handles to the same store; it closes when the last one goes.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+impl fmt::Debug for Store {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Store").field("path", &self.0.warm.path()).finish_non_exhaustive()
+    }
+}
+
+pub(crate) struct Inner {
+    pub(crate) views: Vec<Arc<View>>,
+    pub(crate) warm: Arc<Warm>,
+    /// Replaced whole by each swap; a fetch looks at one table from start to end.
+    pub(crate) generations: ArcSwap<Generations>,
+    hot: Hot,
+    max_fetch_keys: usize,
+    /// Held by whoever changes meta.
+    publishing: Mutex<()>,
+}
+
+/// What the hot tier holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HotUsage {
+    /// Rows and known absences.
+    pub entries: u64,
+    /// Bytes of keys, rows and bookkeeping.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Opens the store in `config.path`, creating it when there is none, and drops what an interrupted publish left there.
+    ///
+    /// # Errors
+    /// [`Error::FixConfig`] for a setting or view that is not allowed or that contradicts the stored rows, [`Error::CloseOtherProcess`] when the folder is open
+    /// elsewhere, [`Error::RestoreStore`] when its files are damaged, [`Error::CheckDisk`] when the folder cannot be used.
+    pub fn open(config: &StoreConfig, views: &[ViewConfig]) -> Result<Store, Error> {
+        config.validate()?;
+        validate_views(views)?;
+        fs::create_dir_all(&config.path).map_err(Error::disk("create", &config.path))?;
+        let warm = Arc::new(Warm::open(config)?);
+        publish::clear_staging(warm.path())?;
+        let views: Vec<_> = views
+            .iter()
+            .map(|view| Arc::new(View { config: view.clone(), schema: RowSchema::new(&view.features) }))
+            .collect();
+        let generations = meta::recover(&warm, &views)?;
+        Ok(Store(Arc::new(Inner {
+            views,
+            warm,
+            generations: ArcSwap::from_pointee(generations),
+            hot: Hot::new(config),
+            max_fetch_keys: config.max_fetch_keys,
+            publishing: Mutex::new(()),
+        })))
+    }
+
+    /// Resolves a list of features into a plan; do it once per list, not per request.
+    ///
+    /// # Errors
+    /// [`Error::FixRequest`] for an unknown view or feature, a repeated feature or an empty list.
+    pub fn compile(&self, features: &[FeatureRef]) -> Result<Plan, Error> {
+        Plan::compile(&self.0.views, features)
+    }
+
+    /// Reads the plan's features of many entities at once: each distinct key is looked up once, all that the hot tier does not hold in one read of
+    /// the warm tier, and all rows of a view and tenant come from one generation. An entity that is empty or longer than
+    /// [`MAX_ENTITY_BYTES`](crate::MAX_ENTITY_BYTES) cannot be stored and is answered "not found".
+    ///
+    /// `now_ms` (Unix milliseconds UTC) decides what is expired.
+    ///
+    /// # Errors
+    /// [`Error::FixRequest`] for more than `max_fetch_keys` keys, [`Error::RestoreStore`] for a damaged row.
+    pub fn fetch(&self, plan: &Plan, entities: &[EntityRef<'_>], now_ms: i64) -> Result<Fetched, Error> {
+        let started = Instant::now();
+        let inner = &*self.0;
+        let mut stats = FetchStats { keys: inner.check_size(plan, entities.len())?, ..FetchStats::default() };
+        let live = inner.generations.load();
+        let batch = Batch::new(plan, entities, &live);
+        let found = look_up(plan, &batch, &inner.hot, &inner.warm, &mut stats)?;
+        let mut views = Vec::with_capacity(plan.views.len());
+        for (index, planned) in plan.views.iter().enumerate() {
+            let view = decode(planned, index, &batch, &found, now_ms, &mut stats);
+            views.push(view.map_err(|damaged| {
+                let reason = format!("a row of view {}: {}", planned.view.config.name, damaged.0);
+                Error::damaged(inner.warm.path(), reason)
+            })?);
+        }
+        metrics::record_fetch(&stats, started.elapsed(), inner.hot.bytes());
+        Ok(Fetched { views, stats })
+    }
+
+    /// Makes the generation built in `dir` live. The files are checked against their manifest and linked (copied where the file system cannot link);
+    /// `dir` itself stays as it is and may be deleted afterwards, but its files must never be changed in place. The generation that was live
+    /// stays for [`rollback`](Store::rollback), the one before it is dropped after its last reader. Publishing the live generation again changes
+    /// nothing and says so.
+    ///
+    /// # Errors
+    /// [`Error::RebuildGeneration`] names the file and what is wrong with it, [`Error::ChooseGeneration`] says why this generation may not follow the live
+    /// one. In each case what was live still is.
+    pub fn publish(&self, dir: &Path) -> Result<Published, Error> {
+        let _publishing = self.lock();
+        let published = publish::publish(&self.0, dir)?;
+        tracing::info!(
+            view = %published.view, generation = published.generation, entities = published.entities,
+            already_live = published.already_live, "published"
+        );
+        Ok(published)
+    }
+
+    /// Makes the previous generation of a view live again; a second rollback undoes the first.
+    ///
+    /// # Errors
+    /// [`Error::ChooseGeneration`] when there is no previous generation, [`Error::FixRequest`] for an unknown view.
+    pub fn rollback(&self, tenant: TenantId, view: &str) -> Result<Published, Error> {
+        let _publishing = self.lock();
+        let published = publish::rollback(&self.0, tenant, view)?;
+        tracing::info!(view = %published.view, generation = published.generation, "rolled back");
+        Ok(published)
+    }
+
+    /// All published generations, ordered by view, tenant and state.
+    pub fn generations(&self) -> Vec<GenerationInfo> {
+        self.0.generations.load().describe()
+    }
+
+    /// What the hot tier holds now, exactly; applies its pending work first, so this is not for the request path.
+    pub fn hot_usage(&self) -> HotUsage {
+        self.0.hot.settle();
+        HotUsage { entries: self.0.hot.entries(), bytes: self.0.hot.bytes() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        // The lock guards no data that a panic could have left half changed: meta is written whole.
+        self.0.publishing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn check_size(&self, plan: &Plan, entities: usize) -> Result<u64, Error> {
+        let keys = entities.saturating_mul(plan.views.len());
+        if keys > self.max_fetch_keys {
+            return Err(Error::FixRequest(format!(
+                "{entities} entities of {} views are {keys} keys, store.max_fetch_keys is {}: ask in parts",
+                plan.views.len(),
+                self.max_fetch_keys
+            )));
+        }
+        Ok(keys as u64)
+    }
+}

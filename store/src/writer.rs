@@ -1,0 +1,297 @@
+//! Building a generation: sorted rows in, a folder of SST files with a manifest out. It touches no store, so it runs in another process
+//! than the node, and the folder it leaves is either finished (it has a manifest) or worthless.
+
+use std::fs;
+use std::mem;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::cast::AsArray;
+use arrow::array::{Array, RecordBatch};
+use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
+use rocksdb::{Options, SstFileWriter};
+use serde::{Deserialize, Serialize};
+
+use crate::files;
+use crate::key::{self, MAX_ENTITY_BYTES};
+use crate::manifest::{Manifest, ManifestFile};
+use crate::merge::Group;
+use crate::row::RowColumns;
+use crate::schema::RowSchema;
+use crate::view::{TenantId, ViewConfig};
+use crate::{Error, warm};
+
+/// Largest value of `max_row_bytes`, which is also its default.
+pub const MAX_ROW_BYTES: usize = 1 << 20;
+
+/// The table options of SST files. A writer borrows its options for as long as it lives, and they are the same for all.
+static SST_OPTIONS: LazyLock<Options> = LazyLock::new(|| warm::base_options(None));
+
+/// Limits of a build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WriterLimits {
+    /// Largest stored value: one row, or all kept elements of an entity together.
+    pub max_row_bytes: usize,
+    /// Size at which an SST file is closed and the next one begun, in MiB.
+    pub file_mib: u64,
+}
+
+impl Default for WriterLimits {
+    fn default() -> WriterLimits {
+        WriterLimits { max_row_bytes: MAX_ROW_BYTES, file_mib: 256 }
+    }
+}
+
+impl WriterLimits {
+    /// Checks the limits against their allowed ranges.
+    ///
+    /// # Errors
+    /// [`Error::FixConfig`] names the setting, its value and what is allowed.
+    pub fn validate(&self) -> Result<(), Error> {
+        if !(1..=MAX_ROW_BYTES).contains(&self.max_row_bytes) {
+            let allowed = format!("must be between 1 and {MAX_ROW_BYTES}");
+            return Err(Error::config("max_row_bytes", self.max_row_bytes, allowed));
+        }
+        if !(1..=4096).contains(&self.file_mib) {
+            let allowed = "must be between 1 and 4096";
+            return Err(Error::config("file_mib", self.file_mib, allowed));
+        }
+        Ok(())
+    }
+}
+
+/// Writes one generation. Rows come in batches sorted by entity; [`finish`](GenerationWriter::finish) makes them a generation, dropping the
+/// writer earlier leaves a folder that no store accepts.
+pub struct GenerationWriter {
+    dir: PathBuf,
+    batch_schema: SchemaRef,
+    row_schema: Arc<RowSchema>,
+    element_key: Option<usize>,
+    limits: WriterLimits,
+    manifest: Manifest,
+    sst: Option<OpenSst>,
+    /// The entity whose rows are being gathered.
+    entity: String,
+    group: Group,
+    /// Set while a call is under way, so that a writer whose call failed is not used on.
+    broken: bool,
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+struct OpenSst {
+    writer: SstFileWriter<'static>,
+    name: String,
+    path: PathBuf,
+    entities: u64,
+}
+
+impl GenerationWriter {
+    /// Starts a generation in `dir`, which must be empty or not exist yet.
+    ///
+    /// # Errors
+    /// [`Error::FixConfig`] for a bad view or limit, [`Error::FixInput`] when `dir` holds files, [`Error::CheckDisk`] when it cannot be made.
+    pub fn create(
+        dir: &Path,
+        view: &ViewConfig,
+        tenant: TenantId,
+        generation: u32,
+        as_of_ms: i64,
+        limits: WriterLimits,
+    ) -> Result<GenerationWriter, Error> {
+        view.validate()?;
+        limits.validate()?;
+        fs::create_dir_all(dir).map_err(Error::disk("create", dir))?;
+        let mut entries = fs::read_dir(dir).map_err(Error::disk("read", dir))?;
+        if entries.next().is_some() {
+            let message = format!("{} is not empty: build into a new folder", dir.display());
+            return Err(Error::FixInput(message));
+        }
+        if generation == 0 {
+            let message = "generation 0 means none: number generations from 1".to_string();
+            return Err(Error::FixInput(message));
+        }
+        let row_schema = Arc::new(RowSchema::new(&view.features));
+        Ok(GenerationWriter {
+            dir: dir.to_path_buf(),
+            batch_schema: view.arrow_schema(),
+            element_key: view.element_key.as_ref().and_then(|name| row_schema.index_of(name)),
+            limits,
+            manifest: Manifest::new(view, row_schema.fingerprint, tenant, generation, as_of_ms),
+            row_schema,
+            sst: None,
+            entity: String::new(),
+            group: Group::new(view),
+            broken: false,
+            key: Vec::new(),
+            value: Vec::new(),
+        })
+    }
+
+    /// Adds rows: a batch of [`ViewConfig::arrow_schema`], sorted by entity (byte order) within itself and after the batches before it. The
+    /// rows of one entity may come in any order of time and may continue in the next batch.
+    ///
+    /// # Errors
+    /// [`Error::FixInput`] says which row breaks which rule; the writer is then of no more use.
+    pub fn append(&mut self, batch: &RecordBatch) -> Result<(), Error> {
+        self.begin()?;
+        self.check_schema(batch)?;
+        let entities = batch.column(0).as_string::<i32>();
+        let times = batch.column(1).as_primitive::<TimestampMillisecondType>();
+        if entities.null_count() > 0 || times.null_count() > 0 {
+            let message = "entity and event time must not be null".to_string();
+            return Err(Error::FixInput(message));
+        }
+        let schema = Arc::clone(&self.row_schema);
+        let columns = RowColumns::new(batch, &schema);
+        for row in 0..batch.num_rows() {
+            self.begin_entity(entities.value(row), row)?;
+            let (event_time_ms, element_key) = (times.value(row), self.element_key);
+            let added = self.group.add(event_time_ms, |out| {
+                if let Some(feature) = element_key {
+                    columns.element_key(feature, row, out).ok_or_else(|| "the element key is null".to_string())?;
+                }
+                let start = out.len();
+                columns.encode(&schema, event_time_ms, row, out)?;
+                Ok(start)
+            });
+            added
+                .map_err(|reason: String| Error::FixInput(format!("row {row}, entity {:?}: {reason}", self.entity)))?;
+        }
+        self.broken = false;
+        Ok(())
+    }
+
+    /// Closes the files, makes them durable and puts the manifest beside them.
+    ///
+    /// # Errors
+    /// [`Error::FixInput`] when no row was added: an empty generation would answer "not found" for everybody.
+    pub fn finish(mut self) -> Result<Manifest, Error> {
+        self.begin()?;
+        self.end_entity()?;
+        self.close_file()?;
+        if self.manifest.entities == 0 {
+            let message =
+                format!("no rows for view {}: an empty generation would hide every entity", self.manifest.view);
+            return Err(Error::FixInput(message));
+        }
+        files::sync_dir(&self.dir)?;
+        self.manifest.write(&self.dir)?;
+        Ok(self.manifest)
+    }
+
+    fn begin(&mut self) -> Result<(), Error> {
+        if mem::replace(&mut self.broken, true) {
+            let message = "an earlier append failed: start the generation again".to_string();
+            return Err(Error::FixInput(message));
+        }
+        Ok(())
+    }
+
+    fn check_schema(&self, batch: &RecordBatch) -> Result<(), Error> {
+        let (found, expected) = (batch.schema_ref().fields(), self.batch_schema.fields());
+        let same = |a: &arrow::datatypes::Field, b: &arrow::datatypes::Field| {
+            a.name() == b.name() && a.data_type() == b.data_type()
+        };
+        if let Some((a, b)) = found.iter().zip(expected).find(|(a, b)| !same(a, b)) {
+            return Err(Error::FixInput(format!(
+                "column {} is {}, the view {} expects column {} of type {} there",
+                a.name(),
+                a.data_type(),
+                self.manifest.view,
+                b.name(),
+                b.data_type()
+            )));
+        }
+        if found.len() != expected.len() {
+            return Err(Error::FixInput(format!(
+                "{} columns, the view {} has {} with entity and event time",
+                found.len(),
+                self.manifest.view,
+                expected.len()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Stores the gathered entity when `entity` is another one.
+    fn begin_entity(&mut self, entity: &str, row: usize) -> Result<(), Error> {
+        if !self.group.is_empty() && entity == self.entity {
+            return Ok(());
+        }
+        if entity.is_empty() || entity.len() > MAX_ENTITY_BYTES {
+            let length = entity.len();
+            return Err(Error::FixInput(format!(
+                "row {row}: an entity of {length} bytes, allowed are 1 to {MAX_ENTITY_BYTES}"
+            )));
+        }
+        if entity < self.entity.as_str() {
+            return Err(Error::FixInput(format!(
+                "row {row}: entity {entity:?} after {:?}, rows must be sorted by entity",
+                self.entity
+            )));
+        }
+        self.end_entity()?;
+        self.entity.clear();
+        self.entity.push_str(entity);
+        Ok(())
+    }
+
+    fn end_entity(&mut self) -> Result<(), Error> {
+        if self.group.is_empty() {
+            return Ok(());
+        }
+        self.value.clear();
+        let merged = self.group.finish(&mut self.value);
+        if self.value.len() > self.limits.max_row_bytes {
+            return Err(Error::FixInput(format!(
+                "entity {:?}: a value of {} bytes, max_row_bytes is {}",
+                self.entity,
+                self.value.len(),
+                self.limits.max_row_bytes
+            )));
+        }
+        let counts = &mut self.manifest;
+        counts.entities += 1;
+        counts.rows += merged.rows;
+        counts.duplicates_dropped += merged.duplicates;
+        counts.beyond_n_dropped += merged.beyond_n;
+        counts.event_time_min_ms = counts.event_time_min_ms.min(merged.event_time_min_ms);
+        counts.event_time_max_ms = counts.event_time_max_ms.max(merged.event_time_max_ms);
+
+        self.key.clear();
+        self.key.extend_from_slice(&self.manifest.id().prefix());
+        key::push_entity(&mut self.key, self.entity.as_bytes());
+        let sst = match &mut self.sst {
+            Some(sst) => sst,
+            None => self.sst.insert(OpenSst::create(&self.dir, self.manifest.files.len() + 1)?),
+        };
+        sst.writer.put(&self.key, &self.value).map_err(warm::disk("write", &sst.path))?;
+        sst.entities += 1;
+        if sst.writer.file_size() >= self.limits.file_mib << 20 {
+            self.close_file()?;
+        }
+        Ok(())
+    }
+
+    fn close_file(&mut self) -> Result<(), Error> {
+        let Some(mut sst) = self.sst.take() else {
+            return Ok(());
+        };
+        sst.writer.finish().map_err(warm::disk("finish", &sst.path))?;
+        let (bytes, crc32) = files::sync_and_sum(&sst.path)?;
+        self.manifest.files.push(ManifestFile { name: sst.name, bytes, entities: sst.entities, crc32 });
+        Ok(())
+    }
+}
+
+impl OpenSst {
+    fn create(dir: &Path, number: usize) -> Result<OpenSst, Error> {
+        let name = format!("{number:06}.sst");
+        let path = dir.join(&name);
+        let writer = SstFileWriter::create(&SST_OPTIONS);
+        writer.open(&path).map_err(warm::disk("create", &path))?;
+        Ok(OpenSst { writer, name, path, entities: 0 })
+    }
+}

@@ -1,0 +1,147 @@
+//! The model gives the answers it must: vectors equal to an independent float64 forward, batched equals single, and damaged model
+//! folders are refused by file and tensor.
+//!
+//! Needs the weights of minilm-l6; `larder model get minilm-l6` puts them where these tests look.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use larder_model::{Encoder, Error, ModelConfig};
+use serde_json::Value;
+
+/// The folder of minilm-l6, below `LARDER_MODELS` or the cache that `larder model get` fills.
+fn minilm() -> PathBuf {
+    let models = std::env::var_os("LARDER_MODELS").map(PathBuf::from).unwrap_or_else(|| {
+        let home = std::env::var_os("HOME").expect("HOME or LARDER_MODELS must be set");
+        PathBuf::from(home).join(".cache/larder/models")
+    });
+    let folder = models.join("minilm-l6");
+    assert!(folder.join("model.safetensors").exists(), "{} is absent: run `larder model get minilm-l6`", folder.display());
+    folder
+}
+
+fn config(encoder: &Path) -> ModelConfig {
+    ModelConfig { encoder: encoder.to_owned(), ..ModelConfig::default() }
+}
+
+/// One encoder for all tests; loading it takes a second.
+pub(crate) fn encoder() -> &'static Encoder {
+    static ENCODER: OnceLock<Encoder> = OnceLock::new();
+    ENCODER.get_or_init(|| Encoder::load(&config(&minilm())).unwrap())
+}
+
+fn largest_difference(one: &[f32], other: &[f32]) -> f32 {
+    assert_eq!(one.len(), other.len());
+    one.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn ids_and_vectors_equal_the_reference() {
+    let golden: Value = serde_json::from_str(include_str!("golden/minilm-l6.json")).unwrap();
+    let cases = golden["cases"].as_array().unwrap();
+    assert!(!cases.is_empty());
+    for case in cases {
+        let text = case["text"].as_str().unwrap();
+        let tokens = encoder().tokenize(&[text]).unwrap();
+        let ids: Vec<u64> = tokens.ids(0).iter().map(|id| u64::from(*id)).collect();
+        assert_eq!(serde_json::json!(ids), case["ids"], "{text}");
+        let expected: Vec<f32> = case["embedding"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect();
+        let found = encoder().encode(&tokens).unwrap();
+        let difference = largest_difference(found.row(0), &expected);
+        assert!(difference <= 1e-4, "{text}: {difference}");
+    }
+}
+
+/// Lengths from 2 to the limit, in no order, many of them equal, more than one micro-batch.
+fn texts_of_many_lengths() -> Vec<String> {
+    let words = ["where", "is", "my", "order", "the", "parcel", "was", "due", "on", "Tuesday", "refund", "card"];
+    (0..40_usize)
+        .map(|text| (0..(text * 37) % 301).map(|word| words[(text * 7 + word * 5) % words.len()]).collect::<Vec<_>>().join(" "))
+        .chain(std::iter::repeat_n("where is it?".to_owned(), 8))
+        .collect()
+}
+
+#[test]
+fn batched_equals_single() {
+    let texts = texts_of_many_lengths();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let batched = encoder().encode_texts(&texts).unwrap();
+    assert_eq!(batched.len(), texts.len());
+    for (row, text) in texts.iter().enumerate() {
+        let single = encoder().encode_texts(&[text]).unwrap();
+        let difference = largest_difference(batched.row(row), single.row(0));
+        assert!(difference <= 1e-5, "text {row}: {difference}");
+        let length = batched.row(row).iter().map(|v| v * v).sum::<f32>();
+        assert!((length - 1.0).abs() < 1e-5, "text {row} has length {length}");
+    }
+}
+
+#[test]
+fn the_same_input_gives_the_same_bits() {
+    let texts = texts_of_many_lengths();
+    let tokens = encoder().tokenize(&texts.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+    assert_eq!(encoder().encode(&tokens).unwrap(), encoder().encode(&tokens).unwrap());
+}
+
+#[test]
+fn long_texts_are_cut_and_keep_their_frame() {
+    let long = "parcel ".repeat(400);
+    let huge = format!("{}{}", "\u{1F4E6}".repeat(50_000), "x");
+    let tokens = encoder().tokenize(&["parcel", &long, "", &huge]).unwrap();
+    assert_eq!((0..4).map(|text| tokens.truncated(text)).collect::<Vec<_>>(), [false, true, false, true]);
+    let (short, cut) = (tokens.ids(0), tokens.ids(1));
+    assert_eq!(cut.len(), 256);
+    assert_eq!((cut[0], cut[255]), (short[0], short[2]), "[CLS] and [SEP] stay");
+    assert!(cut[1..255].iter().all(|id| *id == short[1]));
+    assert_eq!(tokens.ids(2), [short[0], short[2]], "an empty text is its frame");
+    assert_eq!(encoder().encode(&tokens).unwrap().len(), 4);
+    assert!(encoder().encode(&encoder().tokenize(&[]).unwrap()).unwrap().is_empty());
+}
+
+/// A copy of the model folder in which `change` has broken one file.
+fn broken(change: impl FnOnce(&Path)) -> Error {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        fs::copy(minilm().join(file), folder.path().join(file)).unwrap();
+    }
+    change(folder.path());
+    Encoder::load(&config(folder.path())).unwrap_err()
+}
+
+fn edit(file: &Path, from: &str, to: &str) {
+    let text = fs::read_to_string(file).unwrap();
+    assert!(text.contains(from));
+    fs::write(file, text.replace(from, to)).unwrap();
+}
+
+#[test]
+fn damaged_folders_are_refused_by_file_and_tensor() {
+    let says = |error: Error, parts: &[&str]| {
+        let message = error.to_string();
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    };
+    says(broken(|folder| fs::remove_file(folder.join("tokenizer.json")).unwrap()), &["cannot read", "tokenizer.json"]);
+    says(broken(|folder| fs::write(folder.join("tokenizer.json"), "{}").unwrap()), &["tokenizer.json", "not a usable tokenizer"]);
+    says(
+        broken(|folder| {
+            let weights = fs::OpenOptions::new().write(true).open(folder.join("model.safetensors")).unwrap();
+            weights.set_len(40_000_000).unwrap();
+        }),
+        &["model.safetensors", "truncated"],
+    );
+    says(
+        broken(|folder| edit(&folder.join("config.json"), "\"num_hidden_layers\": 6", "\"num_hidden_layers\": 7")),
+        &["model.safetensors", "encoder.layer.6.attention.self.query.weight", "missing"],
+    );
+    says(
+        broken(|folder| edit(&folder.join("config.json"), "\"intermediate_size\": 1536", "\"intermediate_size\": 1024")),
+        &["encoder.layer.0.intermediate.dense.weight", "[1536, 384]", "[1024, 384]"],
+    );
+    says(broken(|folder| edit(&folder.join("config.json"), "\"gelu\"", "\"relu\"")), &["config.json", "hidden_act", "relu"]);
+    says(broken(|folder| edit(&folder.join("config.json"), "\"vocab_size\"", "\"words\"")), &["config.json", "vocab_size"]);
+    says(broken(|folder| fs::remove_file(folder.join("config.json")).unwrap()), &["cannot read", "config.json"]);
+
+    let too_long = Encoder::load(&ModelConfig { max_tokens: 600, ..config(&minilm()) }).unwrap_err();
+    says(too_long, &["max_tokens", "600", "512"]);
+}

@@ -1,0 +1,213 @@
+# Checks the sample shop's texts: that the catalogue is complete and that its test questions are honest.
+#
+# Prints every figure and exits with 1 when a rule is broken, naming each place. Needs Python 3.11 and nothing else.
+# It judges only the words: how well the model answers the test questions is what `make demo` measures.
+#
+# usage: python3 tools/assets/check.py
+
+import math
+import re
+import sys
+import tomllib
+from collections import Counter
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+MIN_INTENTS = 48
+MIN_EXAMPLES = 9
+MIN_TEMPLATES_WITH_FEATURES = 25
+MIN_PLAIN_TESTS = 140
+MAX_QUESTION_WORDS = 25
+SHARED_WORDS = 5  # no run of this many words may occur both in a test question and in what the model learns from
+
+# The demo asks this many of each kind. A bag of words must not be enough for the plain ones, and over all 200 it gets
+# no point out of scope, because it always answers, and at best the odds of a guess inside an ambiguous group.
+ASKED = {"plain": 140, "ambiguous": 40, "out_of_scope": 20}
+MAX_BAG_OF_WORDS = 0.78
+MAX_BAG_OF_WORDS_PLAIN = 0.80
+
+FEATURE_VALUES = {
+    "orders:status": {"processing", "in_transit", "out_for_delivery", "delayed", "delivered", "cancelled"},
+    "orders:return_status": {"none", "requested", "received", "refunded"},
+    "orders:payment_status": {"paid", "pending", "failed"},
+    "profile:tier": {"basic", "silver", "gold"},
+}
+
+# What a template may name, and the null fields among it: those must be guarded by an `if` in the same template.
+TEMPLATE_FIELDS = {
+    "profile": "name city tier language signup_at loyalty_points store_credit is_business".split(),
+    "order": """order_id item quantity total status payment_status return_status carrier tracking placed_at shipped_at
+                expected_at delivered_at""".split(),
+}
+NULLABLE = "carrier tracking shipped_at expected_at delivered_at".split()
+
+
+def words(text):
+    """The words of a text, lower-cased and without punctuation: "What's up?" is ["whats", "up"]."""
+    return re.sub(r"[^\w\s]", "", text.lower().replace("-", " ").replace("/", " ")).split()
+
+
+def runs(text):
+    """Every run of SHARED_WORDS words of a text."""
+    found = words(text)
+    return {tuple(found[i : i + SHARED_WORDS]) for i in range(len(found) - SHARED_WORDS + 1)}
+
+
+class BagOfWords:
+    """The nearest catalogue example by cosine of word counts weighted with idf: the baseline a model has to beat."""
+
+    def __init__(self, labelled):
+        documents = [(intent, Counter(words(text))) for intent, text in labelled]
+        seen_in = Counter(word for _, counts in documents for word in counts)
+        self.idf = {word: math.log(len(documents) / count) + 1 for word, count in seen_in.items()}
+        self.examples = [(intent, self.vector(counts)) for intent, counts in documents]
+
+    def vector(self, counts):
+        weights = {word: count * self.idf[word] for word, count in counts.items() if word in self.idf}
+        length = math.sqrt(sum(weight * weight for weight in weights.values())) or 1.0
+        return {word: weight / length for word, weight in weights.items()}
+
+    def intent(self, text):
+        """The intent of the nearest example; the catalogue's first one when no word is known."""
+        asked = self.vector(Counter(words(text)))
+        cosines = (sum(w * example.get(word, 0.0) for word, w in asked.items()) for _, example in self.examples)
+        best = max(enumerate(cosines), key=lambda pair: (pair[1], -pair[0]))[0]
+        return self.examples[best][0]
+
+
+def check_catalogue(intents, broken):
+    names = [intent["name"] for intent in intents]
+    examples = [example for intent in intents for example in intent["examples"]]
+    if len(intents) < MIN_INTENTS:
+        broken(f"{len(intents)} intents, at least {MIN_INTENTS} wanted")
+    for text, count in Counter(names).items():
+        if count > 1 or not re.fullmatch(r"[a-z0-9_]+", text):
+            broken(f"intent name {text!r} is not unique or not of [a-z0-9_]")
+    for text, count in Counter(" ".join(words(example)) for example in examples).items():
+        if count > 1:
+            broken(f"example occurs {count} times: {text!r}")
+    for intent in intents:
+        check_intent(intent, broken)
+    with_features = sum("{{" in intent["answer"] for intent in intents)
+    if with_features < MIN_TEMPLATES_WITH_FEATURES:
+        broken(f"{with_features} templates use features, at least {MIN_TEMPLATES_WITH_FEATURES} wanted")
+    fewest = min(len(intent["examples"]) for intent in intents)
+    print(f"catalogue: {len(intents)} intents, {len(examples)} examples, at least {fewest} each")
+    print(f"templates that use features: {with_features}")
+
+
+def check_intent(intent, broken):
+    name, answer = intent["name"], intent["answer"]
+    if set(intent) != {"name", "title", "examples", "answer", "answer_without_features"}:
+        broken(f"{name}: the keys are {sorted(intent)}")
+    if len(intent["examples"]) < MIN_EXAMPLES:
+        broken(f"{name}: {len(intent['examples'])} examples, at least {MIN_EXAMPLES} wanted")
+    for example in intent["examples"]:
+        if not 2 <= len(words(example)) <= MAX_QUESTION_WORDS:
+            broken(f"{name}: example of {len(words(example))} words: {example!r}")
+    for view, field in re.findall(r"\b(profile|order)\.(\w+)", answer):
+        if field not in TEMPLATE_FIELDS[view]:
+            broken(f"{name}: the template names {view}.{field}, which does not exist")
+        if field in NULLABLE and not re.search(rf"{{% (el)?if order\.{field}\b", answer):
+            broken(f"{name}: order.{field} may be null and is used without a guard")
+    if re.search(r"[{}]", intent["answer_without_features"]):
+        broken(f"{name}: answer_without_features must be plain text")
+
+
+def check_questions(questions, intents, broken):
+    names = {intent["name"] for intent in intents}
+    needs = {}
+    for group in questions["ambiguous"]:
+        feature, chosen = group["feature"], group["intents"]
+        if set(chosen) != FEATURE_VALUES[feature]:
+            broken(f"group {group['name']}: its values {sorted(chosen)} are not those of {feature}")
+        for value, intent in chosen.items():
+            if intent not in names:
+                broken(f"group {group['name']}: no intent is called {intent!r}")
+            needs[intent] = {feature: value}
+    plain = [entry["intent"] for entry in questions["plain"]]
+    if sorted(plain) != sorted(names):
+        broken(f"plain questions do not match the intents one to one: {sorted(set(plain) ^ names)}")
+    for entry in questions["plain"]:
+        if entry.get("needs", {}) != needs.get(entry["intent"], {}):
+            broken(f"{entry['intent']}: `needs` is not what its ambiguous group says")
+    for kind, sections in sections_of(questions).items():
+        for section in sections:
+            for split in ("train", "test"):
+                if not section[split]:
+                    broken(f"{kind}: a section has no {split} questions")
+        train = sum(len(section["train"]) for section in sections)
+        test = sum(len(section["test"]) for section in sections)
+        print(f"{kind}: {train} train, {test} test")
+        if test < ASKED[kind]:
+            broken(f"{kind}: {test} test questions, at least {ASKED[kind]} wanted")
+
+
+def sections_of(questions):
+    """The tables that hold questions, by kind."""
+    return {kind: questions[kind] if isinstance(questions[kind], list) else [questions[kind]] for kind in ASKED}
+
+
+def check_honesty(questions, intents, broken):
+    sections = [section for kind in sections_of(questions).values() for section in kind]
+    tests = [text for section in sections for text in section["test"]]
+    known = [text for section in sections for text in section["train"]]
+    known += [text for intent in intents for text in intent["examples"]]
+    source = {run: text for text in known for run in runs(text)}
+    whole = {" ".join(words(text)): text for text in known}
+    shared = 0
+    for text in tests:
+        for run in sorted(runs(text) & source.keys()):
+            shared += 1
+            broken(f"test {text!r} shares {' '.join(run)!r} with {source[run]!r}")
+        if " ".join(words(text)) in whole:
+            shared += 1
+            broken(f"test {text!r} is the same as {whole[' '.join(words(text))]!r}")
+    for text, count in Counter(" ".join(words(test)) for test in tests).items():
+        if count > 1:
+            broken(f"test question occurs {count} times: {text!r}")
+    for text, count in Counter(" ".join(words(text)) for section in sections for text in section["train"]).items():
+        if count > 1:
+            broken(f"train question occurs {count} times: {text!r}")
+    print(f"test questions that share {SHARED_WORDS} words in a row with an example or a train question: {shared}")
+
+
+def check_baseline(questions, intents, broken):
+    baseline = BagOfWords([(intent["name"], example) for intent in intents for example in intent["examples"]])
+    plain = [(entry["intent"], text) for entry in questions["plain"] for text in entry["test"]]
+    plain_rate = sum(baseline.intent(text) == intent for intent, text in plain) / len(plain)
+    odds = [
+        1 / len(group["intents"]) if baseline.intent(text) in group["intents"].values() else 0.0
+        for group in questions["ambiguous"]
+        for text in group["test"]
+    ]
+    ambiguous_rate = sum(odds) / len(odds)
+    asked = sum(ASKED.values())
+    right = plain_rate * ASKED["plain"] + ambiguous_rate * ASKED["ambiguous"]
+    print(f"bag of words, plain: {plain_rate:.1%} (at most {MAX_BAG_OF_WORDS_PLAIN:.0%})")
+    print(f"bag of words, ambiguous: {ambiguous_rate:.1%} (expected value)")
+    print(f"bag of words, {asked} asked: {right:.1f} right, {right / asked:.1%} (at most {MAX_BAG_OF_WORDS:.0%})")
+    if plain_rate > MAX_BAG_OF_WORDS_PLAIN:
+        broken("a bag of words gets too many of the plain test questions")
+    if right / asked > MAX_BAG_OF_WORDS:
+        broken("a bag of words gets too many of the test questions")
+
+
+def main():
+    with open(HERE / "catalogue.toml", "rb") as file:
+        intents = tomllib.load(file)["intent"]
+    with open(HERE / "questions.toml", "rb") as file:
+        questions = tomllib.load(file)
+    problems = []
+    check_catalogue(intents, problems.append)
+    check_questions(questions, intents, problems.append)
+    check_honesty(questions, intents, problems.append)
+    check_baseline(questions, intents, problems.append)
+    for problem in problems:
+        print(f"broken: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

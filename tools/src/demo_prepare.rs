@@ -1,0 +1,113 @@
+//! What the demo needs before its node can start: encoder weights, a sample shop, its generations and its ranking head.
+//!
+//! Each step is the command's own function, and each is left out when its result from an earlier run is still exactly
+//! what it would make: by checksum, never by date.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use larder_serve::{NodeConfig, TenantConfig};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::destination::Destination;
+use crate::files::{sha256, sha256_file, write_whole};
+use crate::load::{Snapshot, load};
+use crate::model_train::train_head;
+use crate::sample::{SampleRecord, SampleRequest, existing_sample, write_sample};
+use crate::shop_config::VIEWS;
+
+const INGESTED: &str = "ingested.json";
+const TRAINED: &str = "trained.json";
+
+/// The sample shop, written unless the folder holds it already.
+pub(crate) fn prepare_sample(request: &SampleRequest) -> Result<SampleRecord> {
+    if let Some(record) = existing_sample(request)? {
+        eprintln!("sample: {} is up to date", request.out.display());
+        return Ok(record);
+    }
+    write_sample(request)
+}
+
+/// ingested.json: which sample the live generations were built from.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Ingested {
+    sample: String,
+    generations: BTreeMap<String, u32>,
+}
+
+/// Loads both Parquet files, unless their very generations are live.
+pub(crate) fn prepare_store(config: &NodeConfig, tenant: &str, folder: &Path, sample: &SampleRecord) -> Result<()> {
+    let mut destination = Destination::folder(config)?;
+    let live = |destination: &mut Destination<'_>| -> Result<BTreeMap<String, u32>> {
+        let listed = destination.generations()?.into_iter();
+        let ours = listed.filter(|generation| generation.live && generation.tenant == tenant);
+        Ok(ours.map(|generation| (generation.view, generation.generation)).collect())
+    };
+    let record = folder.join(INGESTED);
+    let wanted = Ingested { sample: sample.fingerprint()?, generations: live(&mut destination)? };
+    if wanted.generations.len() == VIEWS.len() && read_json(&record).as_ref() == Some(&wanted) {
+        let described: Vec<String> =
+            wanted.generations.iter().map(|(view, generation)| format!("{view} {generation}")).collect();
+        eprintln!("store: this sample is live already ({})", described.join(", "));
+        return Ok(());
+    }
+    for (view, file) in VIEWS {
+        let parquet = [folder.join(file)];
+        let snapshot = Snapshot { config, tenant, view, parquet: &parquet, as_of_ms: None, max_rejected_rows: 0 };
+        load(&snapshot, &mut destination)?;
+    }
+    write_json(&record, &Ingested { generations: live(&mut destination)?, ..wanted })
+}
+
+/// trained.json: what the head was trained from.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Trained {
+    inputs_sha256: String,
+    head_sha256: String,
+}
+
+/// Trains the tenant's ranking head, unless nothing it depends on has changed.
+pub(crate) fn prepare_head(config: &NodeConfig, tenant: &TenantConfig, folder: &Path) -> Result<()> {
+    let head = tenant.head.clone().context("the tenant of the sample has no head in its config")?;
+    let questions = folder.join("train.jsonl");
+    let record = folder.join(TRAINED);
+    let inputs_sha256 = inputs_sha256(config, tenant, &questions)?;
+    if let Some(trained) = read_json::<Trained>(&record)
+        && trained.inputs_sha256 == inputs_sha256
+        && head.is_file()
+        && sha256_file(&head)? == trained.head_sha256
+    {
+        eprintln!("head: trained already from this catalogue, these questions and this encoder");
+        return Ok(());
+    }
+    train_head(config, tenant, &questions, &head)?;
+    write_json(&record, &Trained { inputs_sha256, head_sha256: sha256_file(&head)? })
+}
+
+fn inputs_sha256(config: &NodeConfig, tenant: &TenantConfig, questions: &Path) -> Result<String> {
+    let service = config.service(&tenant.service).context("the tenant's service is missing from the config")?;
+    let encoder = |file: &str| config.model.encoder.join(file);
+    let files: [PathBuf; 5] = [
+        tenant.catalogue.clone(),
+        questions.to_owned(),
+        encoder("config.json"),
+        encoder("tokenizer.json"),
+        encoder("model.safetensors"),
+    ];
+    let mut inputs = toml::to_string(service).context("the service cannot be written as TOML")?;
+    for file in &files {
+        inputs.push_str(&sha256_file(file)?);
+    }
+    Ok(sha256(inputs.as_bytes())?)
+}
+
+/// `None` where there is no record or none that can be read: the step is then done again.
+fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    write_whole(path, serde_json::to_string_pretty(value)?.as_bytes())
+}

@@ -1,0 +1,244 @@
+//! `larder ingest`: Parquet files into generations, and generations into the store.
+//!
+//! `build` needs no store and no node, so it can run anywhere and as long as it likes; `publish` takes a moment. `load`
+//! is both, for the common case.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use chrono::{DateTime, Utc};
+use clap::{Args, Subcommand};
+use larder_serve::NodeConfig;
+
+use crate::destination::{Destination, NowLive};
+use crate::load::{Snapshot, build, load, unix_seconds};
+use crate::output::{moment, print_json, table};
+use crate::progress::count;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check, sort and pack Parquet files into a generation: a folder that can be published
+    #[command(after_help = "Examples:
+  larder ingest build --config larder.toml --tenant demo --view orders --out built/orders orders.parquet
+  larder ingest build --config larder.toml --tenant demo --view orders --out built/orders /snapshots/orders/")]
+    Build(Build),
+    /// Make a built generation live; the one before is kept for rollback
+    #[command(
+        after_help = "The node at the config's listen address is asked to link the folder's files; when none answers, the
+store's folder is opened directly. Either way the files are moved out of DIR.
+
+Examples:
+  larder ingest publish built/orders --config larder.toml"
+    )]
+    Publish(Publish),
+    /// Build and publish in one go
+    #[command(after_help = "Examples:
+  larder ingest load --config larder.toml --tenant demo --view orders orders.parquet")]
+    Load(Load),
+    /// List what is live and what is kept for rollback
+    #[command(after_help = "Examples:
+  larder ingest list
+  larder ingest list --config data/demo/larder.toml --json")]
+    List(List),
+    /// Make the previous generation of a view live again
+    #[command(after_help = "Examples:
+  larder ingest rollback --tenant demo --view orders")]
+    Rollback(Rollback),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Source {
+    /// The node's configuration
+    #[arg(long, default_value = "larder.toml")]
+    config: PathBuf,
+    /// Whose rows these are
+    #[arg(long)]
+    tenant: String,
+    /// Which view they fill
+    #[arg(long)]
+    view: String,
+    /// The moment whose state the files show, RFC 3339 [default: the time the build starts]
+    #[arg(long)]
+    as_of: Option<DateTime<Utc>>,
+    /// Leave out up to this many rows without an entity key or event time, instead of refusing the files
+    #[arg(long, default_value_t = 0)]
+    max_rejected_rows: u64,
+    /// Parquet files, or folders of them
+    #[arg(required = true)]
+    parquet: Vec<PathBuf>,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Source {
+    fn snapshot<'a>(&'a self, config: &'a NodeConfig) -> Snapshot<'a> {
+        Snapshot {
+            config,
+            tenant: &self.tenant,
+            view: &self.view,
+            parquet: &self.parquet,
+            as_of_ms: self.as_of.map(|as_of| as_of.timestamp_millis()),
+            max_rejected_rows: self.max_rejected_rows,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Build {
+    /// Folder to make for the generation; it must not exist
+    #[arg(long)]
+    out: PathBuf,
+    #[command(flatten)]
+    source: Source,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Load {
+    #[command(flatten)]
+    source: Source,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Publish {
+    /// Folder of a built generation
+    dir: PathBuf,
+    /// The node's configuration
+    #[arg(long, default_value = "larder.toml")]
+    config: PathBuf,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// The node's configuration
+    #[arg(long, default_value = "larder.toml")]
+    config: PathBuf,
+    /// Print the list as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    /// The node's configuration
+    #[arg(long, default_value = "larder.toml")]
+    config: PathBuf,
+    /// Whose rows
+    #[arg(long)]
+    tenant: String,
+    /// Which view
+    #[arg(long)]
+    view: String,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Build(arguments) => run_build(arguments),
+        Command::Publish(arguments) => run_publish(arguments),
+        Command::Load(arguments) => run_load(arguments),
+        Command::List(arguments) => run_list(arguments),
+        Command::Rollback(arguments) => run_rollback(arguments),
+    }
+}
+
+fn run_build(arguments: &Build) -> Result<()> {
+    let source = &arguments.source;
+    let config = NodeConfig::load(&source.config)?;
+    let built = build(&source.snapshot(&config), &arguments.out, unix_seconds()?)?;
+    if source.json {
+        return print_json(&built);
+    }
+    let out = arguments.out.display();
+    println!(
+        "Built generation {} of {}:{} in {out}.\nNext: larder ingest publish {out} --config {}",
+        built.generation,
+        source.tenant,
+        source.view,
+        source.config.display()
+    );
+    Ok(())
+}
+
+fn run_publish(arguments: &Publish) -> Result<()> {
+    let config = NodeConfig::load(&arguments.config)?;
+    let mut destination = Destination::find(&config)?;
+    let live = destination.publish(&arguments.dir)?;
+    if arguments.json {
+        return print_json(&live);
+    }
+    println!("{}", sentence(&live, &destination));
+    Ok(())
+}
+
+fn run_load(arguments: &Load) -> Result<()> {
+    let config = NodeConfig::load(&arguments.source.config)?;
+    let mut destination = Destination::find(&config)?;
+    let live = load(&arguments.source.snapshot(&config), &mut destination)?;
+    if arguments.source.json {
+        return print_json(&live);
+    }
+    println!("{}", sentence(&live, &destination));
+    Ok(())
+}
+
+fn run_list(arguments: &List) -> Result<()> {
+    let config = NodeConfig::load(&arguments.config)?;
+    let mut destination = Destination::find(&config)?;
+    let generations = destination.generations()?;
+    if arguments.json {
+        return print_json(&generations);
+    }
+    if generations.is_empty() {
+        println!("Nothing is published in {destination}.");
+        return Ok(());
+    }
+    let rows = generations.into_iter().map(|listed| {
+        [
+            listed.tenant,
+            listed.view,
+            listed.generation.to_string(),
+            if listed.live { "live" } else { "previous" }.to_owned(),
+            count(listed.entities),
+            count(listed.rows),
+            moment(listed.as_of_ms),
+        ]
+    });
+    println!("In {destination}:");
+    println!("{}", table(["tenant", "view", "generation", "state", "entities", "rows", "as of"], rows));
+    Ok(())
+}
+
+fn run_rollback(arguments: &Rollback) -> Result<()> {
+    let config = NodeConfig::load(&arguments.config)?;
+    let mut destination = Destination::find(&config)?;
+    let live = destination.rollback(&arguments.tenant, &arguments.view)?;
+    if arguments.json {
+        return print_json(&live);
+    }
+    println!("{}", sentence(&live, &destination));
+    Ok(())
+}
+
+fn sentence(live: &NowLive, destination: &Destination<'_>) -> String {
+    let NowLive { tenant, view, generation, entities, rows, .. } = live;
+    if live.already_live {
+        return format!(
+            "Generation {generation} of {tenant}:{view} was live already in {destination}; nothing was done."
+        );
+    }
+    let kept = match live.previous {
+        Some(previous) => format!("; generation {previous} is kept for rollback"),
+        None => String::new(),
+    };
+    format!(
+        "Generation {generation} of {tenant}:{view} is live in {destination}: {} entities, {} rows{kept}.",
+        count(*entities),
+        count(*rows)
+    )
+}

@@ -1,0 +1,45 @@
+//! The `larder` command: everything behind the binary's thin main, one file per command.
+//!
+//! `cli` says which commands there are. Behind them: `destination` and `load` publish Parquet files, `shop*` invents the
+//! sample data, `demo*` plays the whole of it, and the rest is what several commands share. The public items are for the
+//! tests of the sample; a program that wants to embed Larder uses the other crates.
+
+mod cli;
+
+mod serve;
+mod ingest;
+mod load;
+mod destination;
+
+mod model_get;
+mod known_models;
+mod hub;
+mod package;
+mod model_train;
+
+mod sample;
+mod shop;
+mod shop_words;
+mod shop_parquet;
+mod shop_config;
+mod shop_questions;
+
+mod ask;
+mod answer_text;
+mod client;
+
+mod demo;
+mod demo_prepare;
+mod demo_node;
+mod demo_ask;
+mod demo_report;
+mod bag_of_words;
+
+mod files;
+mod output;
+mod progress;
+
+pub use bag_of_words::{BagOfWords, Neighbour, longest_shared_run, words};
+pub use cli::main;
+pub use sample::{SampleRecord, SampleRequest, write_sample};
+pub use shop_questions::{QuestionKind, TestQuestion};

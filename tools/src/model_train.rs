@@ -1,0 +1,146 @@
+//! `larder model train`: learns a tenant's ranking head from labelled questions.
+//!
+//! The encoder and the catalogue stay as they are; what is learned is how much the words and how much the features of
+//! a user count for each intent, and how sure the head may be. A node reads the head when it starts.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use larder_model::{
+    Catalogue, CatalogueIndex, Encoder, FeatureEncoder, Head, LabelledQuestion, TrainOptions, TrainReport,
+    TrainRequest, TrainStage,
+};
+use larder_serve::{NodeConfig, TenantConfig};
+
+use crate::output::{print_json, table};
+use crate::progress::{Stage, Unit, count};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Each line of the questions is one JSON object:
+  {\"tenant\":\"demo\",\"user\":\"u000042\",\"text\":\"where is it?\",\"intent\":\"order_in_transit\",
+   \"asked_at_ms\":1790000000000,\"features\":{\"orders:status\":\"in_transit\"}}
+with the features as they were when it was asked, and \"out_of_scope\" as the intent of what nobody can answer.
+
+Examples:
+  larder model train --config larder.toml --tenant demo --questions train.jsonl
+  larder model train --config larder.toml --tenant demo --questions train.jsonl --out /tmp/head.safetensors --json")]
+pub(crate) struct Arguments {
+    /// The node's configuration
+    #[arg(long, default_value = "larder.toml")]
+    config: PathBuf,
+    /// Whose catalogue and feature service the head is for
+    #[arg(long)]
+    tenant: String,
+    /// Labelled questions, one JSON object per line
+    #[arg(long)]
+    questions: PathBuf,
+    /// Where to write the head [default: the tenant's head in the config]
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let config = NodeConfig::load(&arguments.config)?;
+    let Some(tenant) = config.tenant(&arguments.tenant) else {
+        bail!("{} has no tenant {:?}", arguments.config.display(), arguments.tenant);
+    };
+    let Some(out) = arguments.out.as_ref().or(tenant.head.as_ref()) else {
+        bail!("tenant {:?} has no `head` in {}; name a file by --out", tenant.name, arguments.config.display());
+    };
+    let report = train_head(&config, tenant, &arguments.questions, out)?;
+    if arguments.json {
+        return print_json(&report);
+    }
+    println!("{}", summary(&report));
+    for intent in &report.intents_without_questions {
+        println!("note: intent {intent} has no training question and is ranked by similarity alone");
+    }
+    println!("Wrote {}. A running node reads it when it is started again.", out.display());
+    Ok(())
+}
+
+/// Trains the head of a tenant from a file of labelled questions and writes it to `out`.
+pub(crate) fn train_head(
+    config: &NodeConfig,
+    tenant: &TenantConfig,
+    questions: &Path,
+    out: &Path,
+) -> Result<TrainReport> {
+    let catalogue = Catalogue::load(&tenant.catalogue)?;
+    let service = config.service(&tenant.service).context("the tenant's feature service is missing from the config")?;
+    let features = FeatureEncoder::new(service.encoded_features())?;
+    let questions = questions_of(&tenant.name, questions)?;
+
+    let stage = Stage::start("encoder", Unit::Items);
+    let encoder = Encoder::load(&config.model)?;
+    stage.done(encoder.name());
+
+    let stage = Stage::start("catalogue", Unit::Items);
+    let index = CatalogueIndex::build(&encoder, &catalogue, &mut |done, total| stage.set(done as u64, total as u64))?;
+    let examples: usize = catalogue.intents.iter().map(|intent| intent.examples.len()).sum();
+    stage.done(format_args!("{} intents, {} examples", catalogue.intents.len(), count(examples as u64)));
+
+    let options = TrainOptions::default();
+    let request = TrainRequest {
+        encoder: &encoder,
+        catalogue: &catalogue,
+        index: &index,
+        features: &features,
+        questions: &questions,
+        options: &options,
+    };
+    let stage = Stage::start("training", Unit::Items);
+    let (head, report) = Head::train(request, &mut |progress| {
+        stage.rename(match progress.stage {
+            TrainStage::Encoding => "training: questions",
+            TrainStage::CrossValidation => "training: cross-validation",
+            TrainStage::FinalFit => "training: final fit",
+        });
+        stage.set(progress.done as u64, progress.total as u64);
+    })?;
+    head.save(out)?;
+    stage.done(format_args!(
+        "{} questions, held-out accuracy {:.1} %, ECE {:.3}, threshold {:.2}",
+        count(report.questions as u64),
+        100.0 * report.accuracy,
+        report.ece,
+        report.threshold
+    ));
+    Ok(report)
+}
+
+/// The questions of one tenant: another tenant's must not shape its answers.
+fn questions_of(tenant: &str, path: &Path) -> Result<Vec<LabelledQuestion>> {
+    let mut questions = LabelledQuestion::load(path)?;
+    let all = questions.len();
+    questions.retain(|question| question.tenant == tenant);
+    if questions.is_empty() {
+        bail!("{} has {all} questions and none of tenant {tenant:?}", path.display());
+    }
+    if questions.len() < all {
+        eprintln!("{}: {} questions of other tenants are left out", path.display(), all - questions.len());
+    }
+    Ok(questions)
+}
+
+fn summary(report: &TrainReport) -> comfy_table::Table {
+    let percent = |share: f32| format!("{:.1} %", 100.0 * share);
+    table(
+        ["on questions it has not seen", ""],
+        [
+            ("treated rightly", percent(report.accuracy)),
+            ("right intent first", percent(report.top_1)),
+            ("right intent first by similarity alone", percent(report.similarity_top_1)),
+            ("right intent among three", percent(report.top_3)),
+            ("handed over though in scope", percent(report.handed_over)),
+            ("handed over of what is out of scope", percent(report.out_of_scope_handed_over)),
+            ("expected calibration error", format!("{:.3}", report.ece)),
+            ("threshold of confidence", format!("{:.3}", report.threshold)),
+        ]
+        .map(|(name, value)| [name.to_owned(), value]),
+    )
+}

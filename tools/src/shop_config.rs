@@ -1,0 +1,139 @@
+//! The larder.toml of the sample shop: its views, its feature service and its one tenant.
+//!
+//! `larder sample` writes it beside the data; everything it does not say has a default (see larder.toml at the top of
+//! the source tree, which lists them all).
+
+use std::path::Path;
+
+/// Name of the shop's one tenant.
+pub(crate) const TENANT: &str = "demo";
+/// The shop's views, and the Parquet file each one is built from.
+pub(crate) const VIEWS: [(&str, &str); 2] = [("profile", "profile.parquet"), ("orders", "orders.parquet")];
+
+/// The text of larder.toml, with the folder of the encoder filled in.
+pub(crate) fn larder_toml(encoder: &Path) -> String {
+    let encoder = toml::Value::String(encoder.display().to_string()).to_string();
+    TEMPLATE.replace("{encoder}", &encoder)
+}
+
+const TEMPLATE: &str = r#"# The sample shop, written by `larder sample`. Relative paths are relative to the folder of this file.
+
+[store]
+path = "store"
+hot_capacity_mib = 256
+
+[model]
+encoder = {encoder}
+
+[[tenant]]
+name = "demo"
+id = 1
+catalogue = "catalogue.toml"
+head = "head.safetensors"
+service = "answers"
+
+# One row per user.
+[[view]]
+name = "profile"
+id = 1
+kind = "latest"
+entity_key = "user_id"
+event_time = "updated_at"
+ttl_s = 63072000 # two years
+features = [
+  { name = "name", type = "utf8" },
+  { name = "city", type = "utf8" },
+  { name = "tier", type = "utf8" },
+  { name = "language", type = "utf8" },
+  { name = "signup_at", type = "timestamp" },
+  { name = "loyalty_points", type = "i64" },
+  { name = "store_credit", type = "f64" },
+  { name = "is_business", type = "bool" },
+]
+
+# The newest 20 orders of each user, newest first.
+[[view]]
+name = "orders"
+id = 2
+kind = "last_n"
+n = 20
+element_key = "order_id"
+entity_key = "user_id"
+event_time = "updated_at"
+ttl_s = 63072000
+features = [
+  { name = "order_id", type = "utf8" },
+  { name = "item", type = "utf8" },
+  { name = "quantity", type = "i32" },
+  { name = "total", type = "f64" },
+  { name = "status", type = "utf8" },
+  { name = "payment_status", type = "utf8" },
+  { name = "return_status", type = "utf8" },
+  { name = "carrier", type = "utf8" },
+  { name = "tracking", type = "utf8" },
+  { name = "placed_at", type = "timestamp" },
+  { name = "shipped_at", type = "timestamp" },
+  { name = "expected_at", type = "timestamp" },
+  { name = "delivered_at", type = "timestamp" },
+]
+
+# What an answer is made with. With `encode` the ranking head sees a feature (of the newest order, for a history);
+# without it a feature is only for the text of the answer.
+[[service]]
+name = "answers"
+features = [
+  { feature = "profile:name" },
+  { feature = "profile:city" },
+  { feature = "profile:language" },
+  { feature = "profile:signup_at" },
+  { feature = "profile:tier", encode = { one_hot = ["basic", "silver", "gold"] } },
+  { feature = "profile:loyalty_points", encode = "log" },
+  { feature = "profile:store_credit", encode = "log" },
+  { feature = "profile:is_business", encode = "flag" },
+  { feature = "orders:order_id" },
+  { feature = "orders:item" },
+  { feature = "orders:quantity" },
+  { feature = "orders:total", encode = "log" },
+  { feature = "orders:status", encode = { one_hot = ["processing", "in_transit", "out_for_delivery", "delayed", "delivered", "cancelled"] } },
+  { feature = "orders:payment_status", encode = { one_hot = ["paid", "pending", "failed"] } },
+  { feature = "orders:return_status", encode = { one_hot = ["none", "requested", "received", "refunded"] } },
+  { feature = "orders:carrier" },
+  { feature = "orders:tracking" },
+  { feature = "orders:placed_at", encode = { age_days = [1.0, 7.0, 30.0, 180.0] } },
+  { feature = "orders:shipped_at" },
+  { feature = "orders:expected_at" },
+  { feature = "orders:delivered_at", encode = { age_days = [1.0, 7.0, 30.0, 180.0] } },
+]
+"#;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use larder_serve::NodeConfig;
+
+    use super::*;
+    use crate::shop::Shop;
+
+    fn config() -> NodeConfig {
+        NodeConfig::parse(&larder_toml(Path::new("models/with \"quotes\""))).unwrap()
+    }
+
+    #[test]
+    fn the_text_is_a_valid_config() {
+        let config = config();
+        assert_eq!(config.model.encoder, Path::new("models/with \"quotes\""));
+        assert!(config.tenant(TENANT).is_some());
+        for (view, _) in VIEWS {
+            assert!(config.view(view).is_some(), "{view}");
+        }
+    }
+
+    #[test]
+    fn the_shop_knows_every_feature_of_the_service() {
+        let shop = Shop::generate(1, 10, 1_790_000_000_000);
+        for feature in &config().service("answers").unwrap().features {
+            assert!(shop.value(0, &feature.feature).is_some(), "{}", feature.feature);
+        }
+    }
+}

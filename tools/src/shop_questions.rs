@@ -1,0 +1,306 @@
+//! The sample shop's questions: labelled ones to train the ranking head with, and 200 others to test it with.
+//!
+//! The texts stand in assets/questions.toml; this file gives each to a user it makes sense for. A text that needs a
+//! delayed order goes to a user whose newest order is delayed; an ambiguous text goes to several users, whose feature
+//! then says which intent is right. Users of test questions are never users of training questions.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail, ensure};
+use larder_model::{LabelledQuestion, OUT_OF_SCOPE};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::shop::Shop;
+use crate::shop_config::TENANT;
+
+const PLAIN_TESTS: usize = 140;
+const TESTS_PER_AMBIGUOUS_GROUP: usize = 10;
+const OUT_OF_SCOPE_TESTS: usize = 20;
+/// How many users of each value ask an ambiguous training text.
+const TRAIN_USERS_PER_VALUE: usize = 3;
+
+/// What a test question tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuestionKind {
+    /// Its words say what is meant.
+    Plain,
+    /// Its words fit several intents; a feature of the user says which.
+    Ambiguous,
+    /// No intent answers it: right only when it is handed over.
+    OutOfScope,
+}
+
+/// One line of questions.jsonl.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TestQuestion {
+    /// What it tries.
+    pub kind: QuestionKind,
+    /// The question and its right intent.
+    #[serde(flatten)]
+    pub question: LabelledQuestion,
+}
+
+/// assets/questions.toml.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct QuestionTexts {
+    plain: Vec<Plain>,
+    ambiguous: Vec<Ambiguous>,
+    out_of_scope: OutOfScope,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Plain {
+    intent: String,
+    /// Values that the asking user must have.
+    #[serde(default)]
+    needs: BTreeMap<String, Value>,
+    train: Vec<String>,
+    test: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ambiguous {
+    name: String,
+    feature: String,
+    /// Value of the feature -> the intent it decides for.
+    intents: BTreeMap<String, String>,
+    train: Vec<String>,
+    test: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OutOfScope {
+    train: Vec<String>,
+    test: Vec<String>,
+}
+
+impl QuestionTexts {
+    pub(crate) fn parse(text: &str) -> Result<QuestionTexts> {
+        toml::from_str(text).context("the question texts cannot be read")
+    }
+}
+
+/// Gives every text to users of the shop. `features` are logged with each question, as a node would log them.
+pub(crate) fn ask(
+    texts: &QuestionTexts,
+    shop: &Shop,
+    features: &[String],
+    seed: u64,
+    now_ms: i64,
+) -> Result<(Vec<LabelledQuestion>, Vec<TestQuestion>)> {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x5157_4553);
+    let (mut test_users, mut train_users): (Vec<usize>, Vec<usize>) =
+        (0..shop.users.len()).partition(|user| user % 2 == 1);
+    test_users.shuffle(&mut rng);
+    train_users.shuffle(&mut rng);
+    let asking = Asking { shop, features, now_ms };
+    let mut train = asking.train(texts, &mut Askers::new(train_users))?;
+    let mut test = asking.test(texts, &mut Askers::new(test_users))?;
+    train.shuffle(&mut rng);
+    test.shuffle(&mut rng);
+    Ok((train, test))
+}
+
+struct Asking<'a> {
+    shop: &'a Shop,
+    features: &'a [String],
+    now_ms: i64,
+}
+
+impl Asking<'_> {
+    fn train(&self, texts: &QuestionTexts, askers: &mut Askers) -> Result<Vec<LabelledQuestion>> {
+        let mut questions = Vec::new();
+        for plain in &texts.plain {
+            for text in &plain.train {
+                questions.push(self.question(text, &plain.intent, askers, &plain.needs)?);
+            }
+        }
+        for group in &texts.ambiguous {
+            for text in &group.train {
+                for (value, intent) in &group.intents {
+                    for _ in 0..TRAIN_USERS_PER_VALUE {
+                        questions.push(self.question(text, intent, askers, &group.needs(value))?);
+                    }
+                }
+            }
+        }
+        for text in &texts.out_of_scope.train {
+            questions.push(self.question(text, OUT_OF_SCOPE, askers, &BTreeMap::new())?);
+        }
+        Ok(questions)
+    }
+
+    fn test(&self, texts: &QuestionTexts, askers: &mut Askers) -> Result<Vec<TestQuestion>> {
+        let mut questions = Vec::new();
+        for (plain, text) in in_turn(&texts.plain).take(PLAIN_TESTS) {
+            let question = self.question(text, &plain.intent, askers, &plain.needs)?;
+            questions.push(TestQuestion { kind: QuestionKind::Plain, question });
+        }
+        ensure!(questions.len() == PLAIN_TESTS, "{} plain test texts, {PLAIN_TESTS} are needed", questions.len());
+        for group in &texts.ambiguous {
+            ensure!(!group.test.is_empty() && group.intents.len() > 1, "group {:?} has nothing to decide", group.name);
+            let values: Vec<(&String, &String)> = group.intents.iter().collect();
+            for n in 0..TESTS_PER_AMBIGUOUS_GROUP {
+                // Each text goes to two users in turn, who differ in the feature that decides.
+                let text = &group.test[n / 2 % group.test.len()];
+                let (value, intent) = values[n % values.len()];
+                let question = self.question(text, intent, askers, &group.needs(value))?;
+                questions.push(TestQuestion { kind: QuestionKind::Ambiguous, question });
+            }
+        }
+        let out_of_scope = &texts.out_of_scope.test;
+        ensure!(
+            out_of_scope.len() >= OUT_OF_SCOPE_TESTS,
+            "{} out-of-scope test texts, {OUT_OF_SCOPE_TESTS} are needed",
+            out_of_scope.len()
+        );
+        for text in &out_of_scope[..OUT_OF_SCOPE_TESTS] {
+            let question = self.question(text, OUT_OF_SCOPE, askers, &BTreeMap::new())?;
+            questions.push(TestQuestion { kind: QuestionKind::OutOfScope, question });
+        }
+        Ok(questions)
+    }
+
+    fn question(
+        &self,
+        text: &str,
+        intent: &str,
+        askers: &mut Askers,
+        needs: &BTreeMap<String, Value>,
+    ) -> Result<LabelledQuestion> {
+        let suits = |user| needs.iter().all(|(feature, value)| self.shop.value(user, feature).as_ref() == Some(value));
+        let Some(user) = askers.next(suits) else {
+            bail!("no user can ask {text:?}, which needs {needs:?}; make a shop with more users");
+        };
+        let log = |feature: &String| -> Result<(String, Value)> {
+            let value =
+                self.shop.value(user, feature).with_context(|| format!("the shop has no feature {feature:?}"))?;
+            Ok((feature.clone(), value))
+        };
+        Ok(LabelledQuestion {
+            tenant: TENANT.to_owned(),
+            user: self.shop.users[user].id.clone(),
+            text: text.to_owned(),
+            intent: intent.to_owned(),
+            asked_at_ms: self.now_ms,
+            features: self.features.iter().map(log).collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl Ambiguous {
+    fn needs(&self, value: &str) -> BTreeMap<String, Value> {
+        BTreeMap::from([(self.feature.clone(), Value::from(value))])
+    }
+}
+
+/// The first test text of every entry, then the second of every entry, and so on.
+fn in_turn(entries: &[Plain]) -> impl Iterator<Item = (&Plain, &String)> {
+    let longest = entries.iter().map(|entry| entry.test.len()).max().unwrap_or(0);
+    (0..longest).flat_map(move |n| entries.iter().filter_map(move |entry| Some((entry, entry.test.get(n)?))))
+}
+
+/// Users who ask, each at most once as long as others suit as well.
+struct Askers {
+    users: Vec<usize>,
+    asked: Vec<bool>,
+    cursor: usize,
+}
+
+impl Askers {
+    fn new(users: Vec<usize>) -> Askers {
+        Askers { asked: vec![false; users.len()], users, cursor: 0 }
+    }
+
+    fn next(&mut self, suits: impl Fn(usize) -> bool) -> Option<usize> {
+        let length = self.users.len();
+        let circle = |cursor| (0..length).map(move |step| (cursor + step) % length);
+        let fresh = circle(self.cursor).find(|place| !self.asked[*place] && suits(self.users[*place]));
+        let place = fresh.or_else(|| circle(self.cursor).find(|place| suits(self.users[*place])))?;
+        self.asked[place] = true;
+        self.cursor = place + 1;
+        Some(self.users[place])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: i64 = 1_790_000_000_000;
+
+    #[test]
+    fn every_user_asks_once_before_one_asks_again() {
+        let mut askers = Askers::new(vec![4, 5, 6]);
+        let any: Vec<usize> = (0..4).filter_map(|_| askers.next(|_| true)).collect();
+        assert_eq!(any, [4, 5, 6, 4]);
+        assert_eq!(askers.next(|user| user == 6), Some(6));
+        assert_eq!(askers.next(|user| user == 7), None);
+    }
+
+    #[test]
+    fn the_same_words_go_to_users_with_different_values() {
+        let texts = Ambiguous {
+            name: "where".to_owned(),
+            feature: "orders:status".to_owned(),
+            intents: [("delayed", "late"), ("in_transit", "moving"), ("delivered", "there")]
+                .map(|(value, intent)| (value.to_owned(), intent.to_owned()))
+                .into(),
+            train: vec!["where is it".to_owned()],
+            test: vec!["any news".to_owned(), "and now".to_owned()],
+        };
+        let texts = QuestionTexts {
+            plain: vec![Plain {
+                intent: "refund".to_owned(),
+                needs: BTreeMap::new(),
+                train: vec![],
+                test: (0..PLAIN_TESTS).map(|n| format!("refund {n}")).collect(),
+            }],
+            ambiguous: vec![texts],
+            out_of_scope: OutOfScope { train: vec![], test: vec!["moon".to_owned(); OUT_OF_SCOPE_TESTS] },
+        };
+        let shop = Shop::generate(3, 500, NOW_MS);
+        let features = vec!["orders:status".to_owned()];
+        let (train, test) = ask(&texts, &shop, &features, 3, NOW_MS).unwrap();
+        assert_eq!(train.len(), 3 * TRAIN_USERS_PER_VALUE);
+        let ambiguous: Vec<_> = test.iter().filter(|test| test.kind == QuestionKind::Ambiguous).collect();
+        assert_eq!(ambiguous.len(), TESTS_PER_AMBIGUOUS_GROUP);
+        for text in ["any news", "and now"] {
+            let mut intents: Vec<&str> = ambiguous
+                .iter()
+                .filter(|test| test.question.text == text)
+                .map(|test| test.question.intent.as_str())
+                .collect();
+            intents.sort_unstable();
+            intents.dedup();
+            assert_eq!(intents.len(), 3, "{text}");
+        }
+        for test in ambiguous {
+            let status = test.question.features["orders:status"].as_str().unwrap();
+            let expected = ["late", "moving", "there"]
+                [["delayed", "in_transit", "delivered"].iter().position(|known| *known == status).unwrap()];
+            assert_eq!(test.question.intent, expected);
+        }
+    }
+
+    #[test]
+    fn a_shop_that_is_too_small_says_so() {
+        let texts = QuestionTexts::parse(
+            "ambiguous = []\n[[plain]]\nintent = \"a\"\nneeds = { \"profile:tier\" = \"platinum\" }\ntrain = [\"x\"]\ntest = []\n\
+             [out_of_scope]\ntrain = []\ntest = []",
+        )
+        .unwrap();
+        let shop = Shop::generate(3, 50, NOW_MS);
+        let error = ask(&texts, &shop, &[], 3, NOW_MS).unwrap_err().to_string();
+        assert!(error.contains("platinum") && error.contains("more users"), "{error}");
+    }
+}
