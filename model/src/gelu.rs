@@ -4,7 +4,7 @@
 //! ratio of two short polynomials, so that the loop has no branch and no call and the compiler turns it into vector instructions; pulp
 //! picks the widest set the machine has. The buffer is taken out of the tensor and put back without a copy. Only for the CPU backend.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use crate::error::Error;
@@ -105,8 +105,8 @@ fn erf(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
     use burn::tensor::activation;
+    use burn::tensor::{Device, TensorData};
 
     /// Every scale a pre-activation can have, several times the parallel threshold, and a row length that no vector width divides.
     #[test]

@@ -20,8 +20,10 @@ use crate::shop_config::TENANT;
 const PLAIN_TESTS: usize = 140;
 const TESTS_PER_AMBIGUOUS_GROUP: usize = 10;
 const OUT_OF_SCOPE_TESTS: usize = 20;
+/// How many users ask a training text whose words say enough: several, so that the head learns not to look at features.
+const TRAIN_USERS_PER_TEXT: usize = 4;
 /// How many users of each value ask an ambiguous training text.
-const TRAIN_USERS_PER_VALUE: usize = 3;
+const TRAIN_USERS_PER_VALUE: usize = 1;
 
 /// What a test question tries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -120,7 +122,7 @@ impl Asking<'_> {
     fn train(&self, texts: &QuestionTexts, askers: &mut Askers) -> Result<Vec<LabelledQuestion>> {
         let mut questions = Vec::new();
         for plain in &texts.plain {
-            for text in &plain.train {
+            for text in repeated(&plain.train) {
                 questions.push(self.question(text, &plain.intent, askers, &plain.needs)?);
             }
         }
@@ -133,7 +135,7 @@ impl Asking<'_> {
                 }
             }
         }
-        for text in &texts.out_of_scope.train {
+        for text in repeated(&texts.out_of_scope.train) {
             questions.push(self.question(text, OUT_OF_SCOPE, askers, &BTreeMap::new())?);
         }
         Ok(questions)
@@ -201,6 +203,11 @@ impl Ambiguous {
     fn needs(&self, value: &str) -> BTreeMap<String, Value> {
         BTreeMap::from([(self.feature.clone(), Value::from(value))])
     }
+}
+
+/// Each training text as often as it is asked.
+fn repeated(texts: &[String]) -> impl Iterator<Item = &String> {
+    texts.iter().flat_map(|text| std::iter::repeat_n(text, TRAIN_USERS_PER_TEXT))
 }
 
 /// The first test text of every entry, then the second of every entry, and so on.

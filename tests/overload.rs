@@ -1,0 +1,94 @@
+//! What does not fit is refused at once, with the reason and the time to come back, and what was let in is still answered.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tonic::Code;
+
+use crate::support::node::{TestNode, ask, reason};
+use crate::support::shop::{DEMO, Shop, USERS};
+
+const PLENTY: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_refuses_and_answers_the_rest() {
+    let shop = Shop::with(&[DEMO], "[admission]\nmax_questions = 3");
+    let node = TestNode::start(&shop).await;
+    let mut tasks = JoinSet::new();
+    for at in 0..100 {
+        let client = node.answers();
+        tasks.spawn(async move { ask(client, DEMO, &format!("user-{}", at % USERS), "where is it?", PLENTY).await });
+    }
+    let outcomes = tasks.join_all().await;
+    let refused: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+    assert!(refused.len() < 100, "nobody was answered");
+    assert!(!refused.is_empty(), "a hundred at once fitted into a queue of three");
+    for status in refused {
+        let (reason, retry_after) = reason(status);
+        assert_eq!((status.code(), reason.as_str()), (Code::ResourceExhausted, "queue_full"), "{status}");
+        assert!(retry_after >= Some(Duration::from_millis(10)), "{retry_after:?}");
+        assert!(status.message().contains("try again in"), "{status}");
+    }
+    let reply = node.ask(DEMO, "user-0", "where is it?").await.unwrap();
+    assert_eq!(reply.intent, "order_processing", "there is room again");
+    node.node.drain().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_would_come_too_late_is_refused_before_any_work() {
+    let shop = Shop::new(&[DEMO]);
+    let node = TestNode::start(&shop).await;
+    let long = "where is my parcel and why does nobody tell me anything about it ".repeat(25);
+    // 3 ms leave 1 ms after the margin: no machine encodes 256 tokens in that time.
+    let status = ask(node.answers(), DEMO, "user-0", &long, Duration::from_millis(3)).await.unwrap_err();
+    assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status}");
+    if status.code() == Code::DeadlineExceeded {
+        let (reason, retry_after) = reason(&status);
+        assert!(["predicted_late", "expired"].contains(&reason.as_str()), "{reason}");
+        assert!(retry_after >= Some(Duration::from_millis(10)), "{retry_after:?}");
+    }
+    let page = node.http_get("/metrics").await;
+    assert!(page.contains("outcome=\"predicted_late\""), "the refusal is counted by its reason:\n{page}");
+    node.node.drain().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelled_questions_give_their_room_back() {
+    let shop = Shop::with(&[DEMO], "[admission]\nmax_questions = 8");
+    let node = TestNode::start(&shop).await;
+    for _ in 0..10 {
+        let mut tasks = JoinSet::new();
+        for at in 0..8 {
+            let client = node.answers();
+            tasks.spawn(async move { ask(client, DEMO, &format!("user-{at}"), "where is it?", PLENTY).await });
+        }
+        tasks.join_next().await;
+        tasks.shutdown().await;
+    }
+    // Eighty were given up on the way; with a leak of one permit a round the queue of eight would be full for good.
+    let mut asked = 0;
+    while node.ask(DEMO, "user-0", "where is it?").await.is_err() {
+        asked += 1;
+        assert!(asked < 200, "the queue is still full of cancelled questions");
+        tokio::task::yield_now().await;
+    }
+    node.node.drain().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_held_to_its_limit_and_ends_with_the_node() {
+    use larder_serve::v1::AnswerRequest;
+    use tokio_stream::StreamExt;
+
+    let shop = Shop::with(&[DEMO], "");
+    let node = TestNode::start(&shop).await;
+    let (questions, receiver) = tokio::sync::mpsc::channel(1);
+    let request = crate::support::node::identified(DEMO, "user-1", tokio_stream::wrappers::ReceiverStream::new(receiver));
+    let mut replies = node.answers().answer_stream(request).await.unwrap().into_inner();
+    questions.send(AnswerRequest { text: "where is it?".to_owned(), request_id: "1".to_owned() }).await.unwrap();
+    assert!(replies.next().await.unwrap().is_ok());
+    // The client keeps its stream open; the node ends it and stops all the same.
+    tokio::time::timeout(Duration::from_secs(4), node.node.drain()).await.expect("the drain waits for no client").unwrap();
+    assert!(replies.next().await.is_none());
+    drop(questions);
+}

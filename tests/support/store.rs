@@ -1,0 +1,202 @@
+//! What the store and ingest suites share: two small views that use every feature type, rows as plain values, and the way from rows to a
+//! built generation and from a fetched column back to plain values.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::types::{Float32Type, Float64Type, Int32Type, Int64Type, TimestampMillisecondType};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Float32Array, Float32Builder, Float64Array, Int32Array, Int64Array, ListBuilder,
+    RecordBatch, StringArray, TimestampMillisecondArray,
+};
+use larder_store::{
+    EntityRef, FeatureConfig, FeatureRef, FeatureType, GenerationWriter, Manifest, Plan, Store, StoreConfig, TenantId,
+    ViewConfig, ViewKind, WriterLimits,
+};
+
+/// One value of a feature.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Value {
+    Bool(bool),
+    I32(i32),
+    I64(i64),
+    F32(f32),
+    F64(f64),
+    Text(String),
+    Time(i64),
+    Floats(Vec<f32>),
+}
+
+/// One row as a snapshot has it; `None` is null.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Row {
+    pub(crate) entity: String,
+    pub(crate) event_time_ms: i64,
+    pub(crate) values: Vec<Option<Value>>,
+}
+
+pub(crate) fn feature(name: &str, data_type: FeatureType) -> FeatureConfig {
+    FeatureConfig { name: name.to_string(), data_type }
+}
+
+/// A `latest` view with a feature of every type and a time to live of 30 s.
+pub(crate) fn profile() -> ViewConfig {
+    ViewConfig {
+        name: "profile".to_string(),
+        id: 1,
+        kind: ViewKind::Latest,
+        entity_key: "user_id".to_string(),
+        event_time: "updated_at".to_string(),
+        ttl_s: Some(30),
+        n: None,
+        element_key: None,
+        features: vec![
+            feature("name", FeatureType::Utf8),
+            feature("points", FeatureType::I64),
+            feature("vector", FeatureType::ListF32),
+            feature("vip", FeatureType::Bool),
+            feature("level", FeatureType::I32),
+            feature("credit", FeatureType::F64),
+            feature("ratio", FeatureType::F32),
+            feature("joined", FeatureType::Timestamp),
+            feature("city", FeatureType::Utf8),
+        ],
+    }
+}
+
+/// A `last_n` view that keeps three orders and a time to live of 60 s for each.
+pub(crate) fn orders() -> ViewConfig {
+    ViewConfig {
+        name: "orders".to_string(),
+        id: 2,
+        kind: ViewKind::LastN,
+        ttl_s: Some(60),
+        n: Some(3),
+        element_key: Some("order_id".to_string()),
+        features: vec![
+            feature("order_id", FeatureType::Utf8),
+            feature("total", FeatureType::F64),
+            feature("status", FeatureType::Utf8),
+        ],
+        ..profile()
+    }
+}
+
+/// A store configuration for tests: everything small.
+pub(crate) fn config(folder: &Path) -> StoreConfig {
+    StoreConfig { path: folder.join("store"), hot_capacity_mib: 16, hot_shards: 4, block_cache_mib: 8, ..StoreConfig::default() }
+}
+
+/// The canonical batch of `rows`, in their order.
+pub(crate) fn batch(view: &ViewConfig, rows: &[Row]) -> RecordBatch {
+    let mut columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.entity))),
+        Arc::new(TimestampMillisecondArray::from_iter_values(rows.iter().map(|r| r.event_time_ms)).with_timezone("UTC")),
+    ];
+    for (index, feature) in view.features.iter().enumerate() {
+        columns.push(column(feature.data_type, rows.iter().map(|row| row.values[index].as_ref())));
+    }
+    RecordBatch::try_new(view.arrow_schema(), columns).unwrap()
+}
+
+/// An Arrow column of the store's own type.
+pub(crate) fn column<'a>(data_type: FeatureType, values: impl Iterator<Item = Option<&'a Value>>) -> ArrayRef {
+    macro_rules! plain {
+        ($array:ty, $variant:path) => {
+            values
+                .map(|value| {
+                    value.map(|value| match value {
+                        $variant(inner) => inner.clone(),
+                        other => panic!("{other:?} is no {data_type}"),
+                    })
+                })
+                .collect::<$array>()
+        };
+    }
+    match data_type {
+        FeatureType::Bool => Arc::new(plain!(BooleanArray, Value::Bool)),
+        FeatureType::I32 => Arc::new(plain!(Int32Array, Value::I32)),
+        FeatureType::I64 => Arc::new(plain!(Int64Array, Value::I64)),
+        FeatureType::F32 => Arc::new(plain!(Float32Array, Value::F32)),
+        FeatureType::F64 => Arc::new(plain!(Float64Array, Value::F64)),
+        FeatureType::Utf8 => Arc::new(plain!(StringArray, Value::Text)),
+        FeatureType::Timestamp => Arc::new(plain!(TimestampMillisecondArray, Value::Time).with_timezone("UTC")),
+        FeatureType::ListF32 => {
+            let mut builder = ListBuilder::new(Float32Builder::new());
+            for value in values {
+                match value {
+                    Some(Value::Floats(floats)) => builder.append_value(floats.iter().copied().map(Some)),
+                    Some(other) => panic!("{other:?} is no list"),
+                    None => builder.append_null(),
+                }
+            }
+            Arc::new(builder.finish())
+        }
+    }
+}
+
+/// The value of a fetched column at a row.
+pub(crate) fn value(column: &dyn Array, data_type: FeatureType, row: usize) -> Option<Value> {
+    if column.is_null(row) {
+        return None;
+    }
+    Some(match data_type {
+        FeatureType::Bool => Value::Bool(column.as_boolean().value(row)),
+        FeatureType::I32 => Value::I32(column.as_primitive::<Int32Type>().value(row)),
+        FeatureType::I64 => Value::I64(column.as_primitive::<Int64Type>().value(row)),
+        FeatureType::F32 => Value::F32(column.as_primitive::<Float32Type>().value(row)),
+        FeatureType::F64 => Value::F64(column.as_primitive::<Float64Type>().value(row)),
+        FeatureType::Utf8 => Value::Text(column.as_string::<i32>().value(row).to_string()),
+        FeatureType::Timestamp => Value::Time(column.as_primitive::<TimestampMillisecondType>().value(row)),
+        FeatureType::ListF32 => {
+            let list = column.as_list::<i32>().value(row);
+            Value::Floats(list.as_primitive::<Float32Type>().values().to_vec())
+        }
+    })
+}
+
+/// Builds a generation of `rows` (in any order) in `dir`.
+pub(crate) fn build(dir: &Path, view: &ViewConfig, tenant: u32, generation: u32, mut rows: Vec<Row>) -> Manifest {
+    rows.sort_by(|a, b| a.entity.cmp(&b.entity));
+    let as_of = i64::from(generation);
+    let mut writer =
+        GenerationWriter::create(dir, view, TenantId(tenant), generation, as_of, WriterLimits::default()).unwrap();
+    for part in rows.chunks(7) {
+        writer.append(&batch(view, part)).unwrap();
+    }
+    writer.finish().unwrap()
+}
+
+/// Builds a generation and publishes it. Returns the folder it was built in.
+pub(crate) fn publish(store: &Store, folder: &Path, view: &ViewConfig, tenant: u32, generation: u32, rows: Vec<Row>) -> PathBuf {
+    let dir = folder.join(format!("built-{}-{tenant}-{generation}", view.name));
+    build(&dir, view, tenant, generation, rows);
+    store.publish(&dir).unwrap();
+    dir
+}
+
+/// A profile row that says one number in several of its features, and nothing in the others.
+pub(crate) fn profile_row(entity: &str, event_time_ms: i64, number: i64) -> Row {
+    let mut values = vec![None; profile().features.len()];
+    values[0] = Some(Value::Text(format!("name {number}")));
+    values[1] = Some(Value::I64(number));
+    values[5] = Some(Value::F64(number as f64));
+    Row { entity: entity.to_string(), event_time_ms, values }
+}
+
+/// An order row.
+pub(crate) fn order_row(entity: &str, event_time_ms: i64, order: &str, total: f64) -> Row {
+    let values = vec![Some(Value::Text(order.to_string())), Some(Value::F64(total)), None];
+    Row { entity: entity.to_string(), event_time_ms, values }
+}
+
+/// A plan of `view:feature` names.
+pub(crate) fn plan(store: &Store, features: &[&str]) -> Plan {
+    let features: Vec<_> = features.iter().map(|text| FeatureRef::parse(text).unwrap()).collect();
+    store.compile(&features).unwrap()
+}
+
+/// References to entities of one tenant.
+pub(crate) fn of_tenant<'a>(tenant: u32, entities: &[&'a str]) -> Vec<EntityRef<'a>> {
+    entities.iter().map(|entity| EntityRef { tenant: TenantId(tenant), entity }).collect()
+}

@@ -1,0 +1,61 @@
+//! Nothing of one tenant or one user reaches another: not an answer, not a feature, not a metric label.
+
+use std::time::Duration;
+
+use larder_serve::v1::features_client::FeaturesClient;
+use larder_serve::v1::value::Kind;
+use larder_serve::v1::{GetFeaturesRequest, Status};
+use tokio::task::JoinSet;
+
+use crate::support::node::{TestNode, ask, identified};
+use crate::support::shop::{DEMO, OTHER, Shop, TenantSpec, USERS, name, order_id};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_user_names_in_two_tenants_are_two_people() {
+    let shop = Shop::new(&[DEMO, OTHER]);
+    let node = TestNode::start(&shop).await;
+    let mut tasks = JoinSet::new();
+    for at in 0..4 * USERS {
+        let client = node.answers();
+        let (tenant, user) = (if at % 2 == 0 { DEMO } else { OTHER }, at / 2 % USERS);
+        tasks.spawn(async move {
+            let reply = ask(client, tenant, &format!("user-{user}"), "where is it?", Duration::from_secs(20)).await.unwrap();
+            (tenant, user, reply)
+        });
+    }
+    let mut mixed = false;
+    for (tenant, user, reply) in tasks.join_all().await {
+        let expected = format!("{}, order {} ", name(tenant, user, 1), order_id(tenant, user, 1));
+        assert!(reply.answer.starts_with(&expected), "{} of {} reads {:?}", user, tenant.name, reply.answer);
+        mixed |= reply.batch.unwrap().size > 1;
+    }
+    assert!(mixed, "tenants shared batches, or this proves little");
+    let page = node.http_get("/metrics").await;
+    for secret in ["tenant", "demo", "other", "user-", "where is it"] {
+        assert!(!page.contains(secret), "/metrics names {secret:?}");
+    }
+    node.node.drain().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn features_of_another_tenant_are_not_found() {
+    let shop = Shop::new(&[DEMO]);
+    let with_empty = Shop::new(&[DEMO, OTHER]);
+    drop(shop);
+    let node = TestNode::start(&with_empty).await;
+    let read = async |tenant: TenantSpec| {
+        let message = GetFeaturesRequest {
+            features: vec!["profile:name".to_owned()],
+            service: String::new(),
+            entities: vec!["user-7".to_owned(), format!("user-7\0{}", DEMO.name)],
+        };
+        let mut client = FeaturesClient::new(node.channel.clone());
+        client.get_features(identified(tenant, "", message)).await.unwrap().into_inner().views.remove(0)
+    };
+    for tenant in [DEMO, OTHER] {
+        let view = read(tenant).await;
+        assert_eq!(view.columns[0].values[0].kind, Some(Kind::StringValue(name(tenant, 7, 1))));
+        assert_eq!(view.status[1], i32::from(Status::NotFound), "no key can be bent into another's");
+    }
+    node.node.drain().await.unwrap();
+}

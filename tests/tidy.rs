@@ -1,0 +1,132 @@
+//! The project keeps its own rules: first lines, dependency directions, settings and metrics as documented.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use larder_serve::NodeConfig;
+
+use crate::support::checkout;
+
+/// Every Rust file of the project.
+fn rust_files() -> Vec<PathBuf> {
+    fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, files);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    let mut files = Vec::new();
+    for part in ["store", "model", "ingest", "serve", "tools", "tests", "benches"] {
+        walk(&checkout().join(part), &mut files);
+    }
+    assert!(files.len() > 50, "the walk found only {} files", files.len());
+    files
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    for file in rust_files() {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let first = text.lines().next().unwrap_or_default();
+        assert!(first.starts_with("//! ") && first.len() > 20, "{} begins with {first:?}", file.display());
+    }
+}
+
+#[test]
+fn no_crate_names_what_it_must_not() {
+    let forbidden: [(&str, &[&str]); 5] = [
+        ("store", &["tokio", "tonic", "burn", "parquet", "larder-model", "larder-serve", "larder-ingest"]),
+        ("model", &["tokio", "tonic", "rocksdb", "moka", "larder-store", "larder-serve", "larder-ingest"]),
+        ("ingest", &["tonic", "burn", "rocksdb", "moka", "larder-model", "larder-serve"]),
+        ("serve", &["rocksdb", "moka", "burn", "larder"]),
+        ("tools", &["rocksdb", "moka", "burn"]),
+    ];
+    for (part, names) in forbidden {
+        let manifest = std::fs::read_to_string(checkout().join(part).join("Cargo.toml")).unwrap();
+        let manifest: toml::Table = manifest.parse().unwrap();
+        let depends = manifest["dependencies"].as_table().unwrap();
+        for name in names {
+            assert!(!depends.contains_key(*name), "{part}/Cargo.toml names {name}");
+        }
+    }
+}
+
+#[test]
+fn protobuf_types_stop_in_the_wire_layer() {
+    let allowed = ["lib.rs", "wire.rs", "grpc.rs", "features.rs", "admin.rs"];
+    for file in rust_files().into_iter().filter(|file| file.starts_with(checkout().join("serve/src"))) {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(allowed.contains(&name) || !text.contains("v1::"), "{name} uses protobuf types");
+    }
+}
+
+#[test]
+fn larder_toml_as_shipped_equals_the_defaults() {
+    let shipped = NodeConfig::load(&checkout().join("larder.toml")).unwrap();
+    let mut defaults = NodeConfig::default();
+    // Paths are resolved against the file's folder.
+    defaults.store.path = checkout().join(defaults.store.path);
+    defaults.model.encoder = checkout().join(defaults.model.encoder);
+    assert_eq!(shipped, defaults);
+}
+
+#[test]
+fn larder_toml_as_shipped_names_every_setting() {
+    let shipped: toml::Table = std::fs::read_to_string(checkout().join("larder.toml")).unwrap().parse().unwrap();
+    let defaults = toml::Table::try_from(NodeConfig::default()).unwrap();
+    for (section, settings) in &defaults {
+        let Some(settings) = settings.as_table() else { continue };
+        for key in settings.keys() {
+            assert!(shipped[section].as_table().unwrap().contains_key(key), "[{section}] {key} is missing");
+        }
+    }
+}
+
+#[test]
+fn the_readme_lists_every_metric_and_no_other() {
+    let names = |text: &str| -> BTreeSet<String> {
+        let pieces = text.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'));
+        let suffixes = ["_total", "_seconds", "_bytes", "_questions", "_state", "_texts", "_tokens", "_ratio"];
+        let metric = |piece: &&str| piece.starts_with("larder_") && suffixes.iter().any(|suffix| piece.ends_with(suffix));
+        pieces.filter(metric).map(str::to_owned).collect()
+    };
+    let mut declared = BTreeSet::new();
+    for part in ["store", "model", "ingest", "serve"] {
+        if let Ok(text) = std::fs::read_to_string(checkout().join(part).join("src/metrics.rs")) {
+            declared.append(&mut names(&text));
+        }
+    }
+    assert!(declared.len() > 15, "only {declared:?}");
+    assert_eq!(names(&std::fs::read_to_string(checkout().join("README.md")).unwrap()), declared);
+}
+
+#[test]
+fn a_wrong_larder_toml_is_refused_by_file_key_value_and_what_is_allowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("larder.toml");
+    for (text, says) in [
+        ("[batcher]\nmax_questions = 0", vec!["larder.toml", "batcher.max_questions = 0", "must be 1 to 4096"]),
+        ("[batcher]\nmax_question = 1", vec!["larder.toml", "max_question", "expected one of", "max_wait_us"]),
+        ("[node]\nlisten = \"localhost\"", vec!["listen", "\"localhost\"", "invalid socket address"]),
+        ("[node]\nlisten = \"0.0.0.0:7700\"", vec!["node.listen", "0.0.0.0:7700", "identity.allow_remote"]),
+        ("[store]\nhot_shards = 0", vec!["larder.toml", "store.hot_shards = 0", "between 1 and 1024"]),
+        ("[model]\ndevice = \"tpu\"", vec!["device", "tpu", "cpu"]),
+        ("[identity]\ndefault_tenant = \"x\"", vec!["identity.default_tenant = \"x\"", "no such tenant"]),
+        ("[[service]]\nname = \"s\"\nfeatures = [ { feature = \"a:b\" } ]", vec!["feature = \"a:b\"", "no such view"]),
+        ("[[service]]\nname = \"s\"\nfeatures = [ { feature = \"ab\" } ]", vec!["feature = \"ab\"", "view:feature"]),
+        ("[node\n", vec!["larder.toml", "line 1"]),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let message = NodeConfig::load(&file).unwrap_err().to_string();
+        for part in says {
+            assert!(message.contains(part), "{message:?} does not say {part:?}");
+        }
+    }
+    let absent = NodeConfig::load(&folder.path().join("absent.toml")).unwrap_err().to_string();
+    assert!(absent.contains("absent.toml: cannot be read"), "{absent}");
+}

@@ -1,0 +1,3 @@
+//! Temporary.
+#[path = "../../tests/sample_shop.rs"]
+mod sample_shop;
