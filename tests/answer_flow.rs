@@ -34,7 +34,7 @@ async fn ask_as_all(node: &TestNode, users: impl Iterator<Item = usize>, text: &
 async fn the_users_own_order_decides_what_ambiguous_words_mean() {
     let shop = Shop::new(&[DEMO]);
     let node = TestNode::start(&shop).await;
-    let replies = ask_as_all(&node, 0..USERS, "where is it?").await;
+    let replies = ask_as_all(&node, 0..USERS, "where is my order?").await;
     for (user, reply) in &replies {
         assert_eq!(reply.intent, intent_of(*user), "user-{user}: {reply:?}");
         assert!(reply.answer.contains(&order_id(DEMO, *user, 1)), "user-{user} reads {:?}", reply.answer);
@@ -73,10 +73,10 @@ async fn what_the_catalogue_does_not_cover_goes_to_a_person() {
 async fn a_reply_says_where_it_came_from() {
     let shop = Shop::new(&[DEMO]);
     let node = TestNode::start(&shop).await;
-    let mut message = request(DEMO, "user-1", "where is it?");
+    let mut message = request(DEMO, "user-1", "where is my order?");
     message.get_mut().request_id = "q-17".to_owned();
     let first = node.answers().answer(message).await.unwrap().into_inner();
-    let second = node.ask(DEMO, "user-1", "where is it?").await.unwrap();
+    let second = node.ask(DEMO, "user-1", "where is my order?").await.unwrap();
     assert_eq!(first.request_id, "q-17");
     for (reply, tier) in [(&first, Tier::Warm), (&second, Tier::Hot)] {
         let views: Vec<_> = reply.views.iter().map(|view| view.view.as_str()).collect();
@@ -97,7 +97,7 @@ async fn a_reply_says_where_it_came_from() {
 #[tokio::test(flavor = "multi_thread")]
 async fn batched_equals_single() {
     const QUESTIONS: [&str; 6] = [
-        "where is it?", "I lost my password and would like to have a new one please", "gift vouchers?",
+        "where is my order?", "I lost my password and would like to have a new one please", "gift vouchers?",
         "open on Sunday?", "a truck should have brought my parcel, did anybody sign for it or not", "tell me a story",
     ];
     let shop = Shop::new(&[DEMO]);
@@ -155,12 +155,12 @@ async fn bad_requests_get_a_clear_status() {
     check(asked(&"x".repeat(1 << 20)), Code::InvalidArgument, "text has 1048576 characters; at most 2000").await;
     check(asked(&"x".repeat(5 << 20)), Code::OutOfRange, "too large").await;
 
-    let mut long_id = asked("where is it?");
+    let mut long_id = asked("where is my order?");
     long_id.get_mut().request_id = "x".repeat(129);
     check(long_id, Code::InvalidArgument, "request_id has 129 bytes; at most 128").await;
 
     let with = |key: &'static str, value: &str| {
-        let mut request = asked("where is it?");
+        let mut request = asked("where is my order?");
         request.metadata_mut().insert(key, value.parse().unwrap());
         request
     };
@@ -169,7 +169,7 @@ async fn bad_requests_get_a_clear_status() {
     check(with("x-larder-user", &"u".repeat(257)), Code::InvalidArgument, "at most 256").await;
     check(with("grpc-timeout", "soon"), Code::InvalidArgument, "grpc-timeout must be").await;
     check(with("grpc-timeout", "1n"), Code::DeadlineExceeded, "deadline").await;
-    let mut nobody = asked("where is it?");
+    let mut nobody = asked("where is my order?");
     nobody.metadata_mut().remove(TENANT_HEADER);
     check(nobody, Code::PermissionDenied, "names no tenant").await;
 
@@ -205,7 +205,7 @@ async fn text_that_is_not_utf8_is_the_callers_mistake() {
 async fn a_stream_answers_each_question_and_survives_a_bad_one() {
     let shop = Shop::new(&[DEMO]);
     let node = TestNode::start(&shop).await;
-    let texts = ["where is it?", "", "how can I use a gift voucher"];
+    let texts = ["where is my order?", "", "how can I use a gift voucher"];
     let messages = texts.iter().enumerate().map(|(at, text)| AnswerRequest { text: (*text).to_owned(), request_id: at.to_string() });
     let request = identified(DEMO, "user-2", tokio_stream::iter(messages.collect::<Vec<_>>()));
     let mut replies = node.answers().answer_stream(request).await.unwrap().into_inner();
@@ -271,10 +271,10 @@ async fn a_swap_under_load_serves_no_mixture() {
                 if *stopped.borrow() {
                     break;
                 }
-                let reply = ask(client.clone(), DEMO, &format!("user-{user}"), "where is it?", PLENTY).await.unwrap();
+                let reply = ask(client.clone(), DEMO, &format!("user-{user}"), "where is my order?", PLENTY).await.unwrap();
                 assert_eq!(reply.intent, intent_of(user));
                 let (profile, orders) = (&reply.views[0], &reply.views[1]);
-                let expected = format!("{}, order {} is", name(DEMO, user, profile.generation), order_id(DEMO, user, orders.generation));
+                let expected = format!("{}, order {} ", name(DEMO, user, profile.generation), order_id(DEMO, user, orders.generation));
                 assert!(reply.answer.starts_with(&expected), "{} is not of one generation: {:?}", reply.answer, reply.views);
                 seen = seen.max(orders.generation);
             }
@@ -296,7 +296,7 @@ async fn a_swap_under_load_serves_no_mixture() {
             assert_eq!(admin.rollback(rollback).await.unwrap().into_inner().live_generation, generation);
         }
         // The next question after a publish sees it.
-        let reply = node.ask(DEMO, "user-3", "where is it?").await.unwrap();
+        let reply = node.ask(DEMO, "user-3", "where is my order?").await.unwrap();
         assert!(reply.answer.contains(&order_id(DEMO, 3, generation)), "{}", reply.answer);
     }
     stop.send(true).unwrap();
@@ -313,7 +313,7 @@ async fn a_publish_that_cannot_be_is_refused_and_nothing_changes() {
         let status = admin.publish(PublishRequest { path: path.to_owned() }).await.unwrap_err();
         assert!(status.message().contains(says), "{status}");
     }
-    let reply = node.ask(DEMO, "user-3", "where is it?").await.unwrap();
+    let reply = node.ask(DEMO, "user-3", "where is my order?").await.unwrap();
     assert!(reply.answer.contains(&order_id(DEMO, 3, 1)), "{}", reply.answer);
     node.node.drain().await.unwrap();
 }
@@ -325,7 +325,7 @@ async fn draining_loses_nothing_that_was_let_in() {
     let mut tasks = JoinSet::new();
     for at in 0..200 {
         let client = node.answers();
-        tasks.spawn(async move { ask(client, DEMO, &format!("user-{}", at % USERS), "where is it?", PLENTY).await });
+        tasks.spawn(async move { ask(client, DEMO, &format!("user-{}", at % USERS), "where is my order?", PLENTY).await });
     }
     // Some are answered, so that the drain falls into the middle of the rest.
     let mut outcomes = Vec::new();
@@ -356,7 +356,7 @@ async fn health_and_reflection_tell_what_the_node_is() {
         health.check(HealthCheckRequest { service: service.to_owned() }).await.unwrap().into_inner().status()
     };
     assert_eq!(check("").await, ServingStatus::NotServing);
-    let status = node.ask(DEMO, "user-0", "where is it?").await.unwrap_err();
+    let status = node.ask(DEMO, "user-0", "where is my order?").await.unwrap_err();
     assert_eq!((status.code(), reason(&status).0.as_str()), (Code::Unavailable, "warming"));
     assert!(node.http_get("/readyz").await.starts_with("HTTP/1.1 503"));
 
@@ -378,4 +378,24 @@ async fn health_and_reflection_tell_what_the_node_is() {
         assert!(services.contains(service), "{services}");
     }
     node.node.drain().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kept_vectors_are_checked_and_made_anew_when_damaged() {
+    let shop = Shop::new(&[DEMO]);
+    let file = shop.config().vectors_file("demo");
+    let start_and_ask = async || {
+        let node = TestNode::start(&shop).await;
+        let reply = node.ask(DEMO, "user-1", "where is my order?").await.unwrap();
+        node.node.drain().await.unwrap();
+        (reply.intent, std::fs::read(&file).unwrap())
+    };
+    let (intent, kept) = start_and_ask().await;
+    assert_eq!(intent, "order_in_transit");
+    let mut damaged = kept.clone();
+    *damaged.last_mut().unwrap() ^= 0x40;
+    for content in [damaged, kept[..kept.len() / 2].to_vec(), Vec::new(), kept.clone()] {
+        std::fs::write(&file, content).unwrap();
+        assert_eq!(start_and_ask().await, ("order_in_transit".to_owned(), kept.clone()));
+    }
 }

@@ -3,8 +3,11 @@
 mod support;
 
 mod answer_flow;
+mod ingest_flow;
 mod model_parity;
 mod overload;
+mod store_recovery;
+mod store_tiers;
 mod tenancy;
 mod tidy;
 

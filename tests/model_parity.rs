@@ -17,7 +17,11 @@ fn minilm() -> PathBuf {
         PathBuf::from(home).join(".cache/larder/models")
     });
     let folder = models.join("minilm-l6");
-    assert!(folder.join("model.safetensors").exists(), "{} is absent: run `larder model get minilm-l6`", folder.display());
+    assert!(
+        folder.join("model.safetensors").exists(),
+        "{} is absent: run `larder model get minilm-l6`",
+        folder.display()
+    );
     folder
 }
 
@@ -46,7 +50,8 @@ fn ids_and_vectors_equal_the_reference() {
         let tokens = encoder().tokenize(&[text]).unwrap();
         let ids: Vec<u64> = tokens.ids(0).iter().map(|id| u64::from(*id)).collect();
         assert_eq!(serde_json::json!(ids), case["ids"], "{text}");
-        let expected: Vec<f32> = case["embedding"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect();
+        let expected: Vec<f32> =
+            case["embedding"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect();
         let found = encoder().encode(&tokens).unwrap();
         let difference = largest_difference(found.row(0), &expected);
         assert!(difference <= 1e-4, "{text}: {difference}");
@@ -57,7 +62,9 @@ fn ids_and_vectors_equal_the_reference() {
 fn texts_of_many_lengths() -> Vec<String> {
     let words = ["where", "is", "my", "order", "the", "parcel", "was", "due", "on", "Tuesday", "refund", "card"];
     (0..40_usize)
-        .map(|text| (0..(text * 37) % 301).map(|word| words[(text * 7 + word * 5) % words.len()]).collect::<Vec<_>>().join(" "))
+        .map(|text| {
+            (0..(text * 37) % 301).map(|word| words[(text * 7 + word * 5) % words.len()]).collect::<Vec<_>>().join(" ")
+        })
         .chain(std::iter::repeat_n("where is it?".to_owned(), 8))
         .collect()
 }
@@ -122,7 +129,10 @@ fn damaged_folders_are_refused_by_file_and_tensor() {
         assert!(parts.iter().all(|part| message.contains(part)), "{message}");
     };
     says(broken(|folder| fs::remove_file(folder.join("tokenizer.json")).unwrap()), &["cannot read", "tokenizer.json"]);
-    says(broken(|folder| fs::write(folder.join("tokenizer.json"), "{}").unwrap()), &["tokenizer.json", "not a usable tokenizer"]);
+    says(
+        broken(|folder| fs::write(folder.join("tokenizer.json"), "{}").unwrap()),
+        &["tokenizer.json", "not a usable tokenizer"],
+    );
     says(
         broken(|folder| {
             let weights = fs::OpenOptions::new().write(true).open(folder.join("model.safetensors")).unwrap();
@@ -135,11 +145,19 @@ fn damaged_folders_are_refused_by_file_and_tensor() {
         &["model.safetensors", "encoder.layer.6.attention.self.query.weight", "missing"],
     );
     says(
-        broken(|folder| edit(&folder.join("config.json"), "\"intermediate_size\": 1536", "\"intermediate_size\": 1024")),
+        broken(|folder| {
+            edit(&folder.join("config.json"), "\"intermediate_size\": 1536", "\"intermediate_size\": 1024")
+        }),
         &["encoder.layer.0.intermediate.dense.weight", "[1536, 384]", "[1024, 384]"],
     );
-    says(broken(|folder| edit(&folder.join("config.json"), "\"gelu\"", "\"relu\"")), &["config.json", "hidden_act", "relu"]);
-    says(broken(|folder| edit(&folder.join("config.json"), "\"vocab_size\"", "\"words\"")), &["config.json", "vocab_size"]);
+    says(
+        broken(|folder| edit(&folder.join("config.json"), "\"gelu\"", "\"relu\"")),
+        &["config.json", "hidden_act", "relu"],
+    );
+    says(
+        broken(|folder| edit(&folder.join("config.json"), "\"vocab_size\"", "\"words\"")),
+        &["config.json", "vocab_size"],
+    );
     says(broken(|folder| fs::remove_file(folder.join("config.json")).unwrap()), &["cannot read", "config.json"]);
 
     let too_long = Encoder::load(&ModelConfig { max_tokens: 600, ..config(&minilm()) }).unwrap_err();

@@ -17,7 +17,7 @@ async fn a_full_queue_refuses_and_answers_the_rest() {
     let mut tasks = JoinSet::new();
     for at in 0..100 {
         let client = node.answers();
-        tasks.spawn(async move { ask(client, DEMO, &format!("user-{}", at % USERS), "where is it?", PLENTY).await });
+        tasks.spawn(async move { ask(client, DEMO, &format!("user-{}", at % USERS), "where is my order?", PLENTY).await });
     }
     let outcomes = tasks.join_all().await;
     let refused: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
@@ -29,7 +29,7 @@ async fn a_full_queue_refuses_and_answers_the_rest() {
         assert!(retry_after >= Some(Duration::from_millis(10)), "{retry_after:?}");
         assert!(status.message().contains("try again in"), "{status}");
     }
-    let reply = node.ask(DEMO, "user-0", "where is it?").await.unwrap();
+    let reply = node.ask(DEMO, "user-0", "where is my order?").await.unwrap();
     assert_eq!(reply.intent, "order_processing", "there is room again");
     node.node.drain().await.unwrap();
 }
@@ -60,14 +60,14 @@ async fn cancelled_questions_give_their_room_back() {
         let mut tasks = JoinSet::new();
         for at in 0..8 {
             let client = node.answers();
-            tasks.spawn(async move { ask(client, DEMO, &format!("user-{at}"), "where is it?", PLENTY).await });
+            tasks.spawn(async move { ask(client, DEMO, &format!("user-{at}"), "where is my order?", PLENTY).await });
         }
         tasks.join_next().await;
         tasks.shutdown().await;
     }
     // Eighty were given up on the way; with a leak of one permit a round the queue of eight would be full for good.
     let mut asked = 0;
-    while node.ask(DEMO, "user-0", "where is it?").await.is_err() {
+    while node.ask(DEMO, "user-0", "where is my order?").await.is_err() {
         asked += 1;
         assert!(asked < 200, "the queue is still full of cancelled questions");
         tokio::task::yield_now().await;
@@ -85,7 +85,7 @@ async fn a_stream_is_held_to_its_limit_and_ends_with_the_node() {
     let (questions, receiver) = tokio::sync::mpsc::channel(1);
     let request = crate::support::node::identified(DEMO, "user-1", tokio_stream::wrappers::ReceiverStream::new(receiver));
     let mut replies = node.answers().answer_stream(request).await.unwrap().into_inner();
-    questions.send(AnswerRequest { text: "where is it?".to_owned(), request_id: "1".to_owned() }).await.unwrap();
+    questions.send(AnswerRequest { text: "where is my order?".to_owned(), request_id: "1".to_owned() }).await.unwrap();
     assert!(replies.next().await.unwrap().is_ok());
     // The client keeps its stream open; the node ends it and stops all the same.
     tokio::time::timeout(Duration::from_secs(4), node.node.drain()).await.expect("the drain waits for no client").unwrap();

@@ -203,6 +203,19 @@ fn the_catalogue_is_large_enough_and_uses_features() {
 }
 
 #[test]
+fn answers_do_not_run_one_sentence_into_the_next() {
+    for intent in &SAMPLE.catalogue.intents {
+        for answer in [&intent.answer, &intent.answer_without_features] {
+            let characters: Vec<char> = answer.chars().collect();
+            for pair in characters.windows(2) {
+                let joined = matches!(pair[0], '.' | '!' | '?') && pair[1].is_uppercase();
+                assert!(!joined, "{}: a space is missing before a sentence in {answer:?}", intent.name);
+            }
+        }
+    }
+}
+
+#[test]
 fn no_test_question_repeats_what_the_model_was_shown() {
     let seen: Vec<(&str, Vec<String>)> = SAMPLE.seen_texts().map(|(_, text)| (text, words(text))).collect();
     for test in &SAMPLE.test {

@@ -1,6 +1,7 @@
 //! Promise: whatever happens to the process or to the files, a store opens with one whole generation or says what is wrong, and a generation
 //! that is not whole never takes the live one's place.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -13,9 +14,7 @@ use arrow::array::AsArray;
 use arrow::array::types::Int64Type;
 use larder_store::{Error, FeatureType, GenerationState, MANIFEST_FILE, Status, Store, TenantId, ViewConfig, ViewKind};
 
-use crate::support::store::{
-    Row, build, config, feature, of_tenant, orders, plan, profile, profile_row, publish,
-};
+use crate::support::store::{Row, build, config, feature, of_tenant, orders, plan, profile, profile_row, publish};
 
 /// Set for a child process: the folder it works in.
 const CHILD_FOLDER: &str = "LARDER_TEST_CHILD_FOLDER";
@@ -37,7 +36,7 @@ fn rows(number: u32) -> Vec<Row> {
 fn check_whole(store: &Store) -> u32 {
     let plan = plan(store, &["profile:points"]);
     let names: Vec<_> = (0..ENTITIES).map(|entity| format!("user-{entity:05}")).collect();
-    let mut numbers = Vec::new();
+    let mut numbers = BTreeSet::new();
     for part in names.chunks(1000) {
         let part: Vec<_> = part.iter().map(String::as_str).collect();
         let fetched = store.fetch(&plan, &of_tenant(1, &part), 0).unwrap();
@@ -46,9 +45,8 @@ fn check_whole(store: &Store) -> u32 {
         numbers.extend(view.columns[0].as_primitive::<Int64Type>().values().iter().copied());
         numbers.extend(view.generation.iter().map(|generation| i64::from(*generation)));
     }
-    numbers.dedup();
     assert_eq!(numbers.len(), 1, "rows of several generations: {numbers:?}");
-    numbers[0] as u32
+    numbers.pop_first().unwrap() as u32
 }
 
 /// Runs `child_process` below in a process of its own.
@@ -163,7 +161,10 @@ fn a_killed_publisher_leaves_the_old_generation_or_the_new_one() {
 
 /// SST files of generations in the store's folder.
 fn base_files(folder: &Path) -> usize {
-    store_files(folder, "sst").iter().filter(|path| fs::read(path).unwrap().windows(5).any(|bytes| bytes == b"user-")).count()
+    store_files(folder, "sst")
+        .iter()
+        .filter(|path| fs::read(path).unwrap().windows(5).any(|bytes| bytes == b"user-"))
+        .count()
 }
 
 fn store_files(folder: &Path, extension: &str) -> Vec<PathBuf> {
@@ -299,7 +300,11 @@ fn a_generation_that_is_not_whole_is_refused_and_the_old_one_serves_on() {
     check(&|dir| edit(dir, MANIFEST_FILE, &|bytes| bytes.truncate(40)), MANIFEST_FILE, "not a manifest");
     check(&|dir| edit(dir, MANIFEST_FILE, &|bytes| bytes.clear()), MANIFEST_FILE, "not a manifest");
     check(&|dir| replace(dir, "\"tenant\": 1", "\"tenant\": 2"), MANIFEST_FILE, "it was changed");
-    check(&|dir| replace(dir, "\"format\": 1", "\"format\": 9"), MANIFEST_FILE, "format 9, this program reads format 1");
+    check(
+        &|dir| replace(dir, "\"format\": 1", "\"format\": 9"),
+        MANIFEST_FILE,
+        "format 9, this program reads format 1",
+    );
     check(&|dir| replace(dir, "\"crc32\": ", "\"crc32\": 1"), MANIFEST_FILE, "");
     check(&|dir| replace(dir, SST, "../../store/CURRENT"), MANIFEST_FILE, "it was changed");
 }

@@ -70,6 +70,7 @@ fn larder_toml_as_shipped_equals_the_defaults() {
     let shipped = NodeConfig::load(&checkout().join("larder.toml")).unwrap();
     let mut defaults = NodeConfig::default();
     // Paths are resolved against the file's folder.
+    defaults.node.cache = checkout().join(defaults.node.cache);
     defaults.store.path = checkout().join(defaults.store.path);
     defaults.model.encoder = checkout().join(defaults.model.encoder);
     assert_eq!(shipped, defaults);

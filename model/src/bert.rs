@@ -55,13 +55,16 @@ impl Bert {
         let hidden = config.hidden_size;
         let loader = Loader { weights, epsilon: config.layer_norm_eps, device };
         let words = loader.weights.values("embeddings.word_embeddings.weight", &[config.vocab_size, hidden])?;
-        let mut positions =
-            loader.weights.values("embeddings.position_embeddings.weight", &[config.max_position_embeddings, hidden])?;
-        let types = loader.weights.values("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, hidden])?;
+        let mut positions = loader
+            .weights
+            .values("embeddings.position_embeddings.weight", &[config.max_position_embeddings, hidden])?;
+        let types =
+            loader.weights.values("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, hidden])?;
         for row in positions.chunks_exact_mut(hidden) {
             row.iter_mut().zip(&types[..hidden]).for_each(|(position, first_type)| *position += first_type);
         }
-        let layers = (0..config.num_hidden_layers).map(|layer| loader.layer(layer, config)).collect::<Result<_, Error>>()?;
+        let layers =
+            (0..config.num_hidden_layers).map(|layer| loader.layer(layer, config)).collect::<Result<_, Error>>()?;
         Ok(Bert {
             words: loader.tensor(words, [config.vocab_size, hidden]),
             positions: loader.tensor(positions, [config.max_position_embeddings, hidden]),

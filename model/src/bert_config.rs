@@ -49,7 +49,10 @@ impl BertConfig {
         config.check(&file)?;
         let pooling = folder.join("1_Pooling/config.json");
         if pooling.exists() && !read_json::<PoolingConfig>(&pooling)?.pooling_mode_mean_tokens {
-            return Err(Error::model_file(&pooling, "pooling_mode_mean_tokens is not true; only mean pooling is supported"));
+            return Err(Error::model_file(
+                &pooling,
+                "pooling_mode_mean_tokens is not true; only mean pooling is supported",
+            ));
         }
         Ok(config)
     }

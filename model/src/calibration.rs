@@ -127,7 +127,8 @@ mod tests {
 
     #[test]
     fn the_threshold_separates_right_from_wrong() {
-        let ranking = |confidence| Ranking { best: 0, confidence, out_of_scope: 0.0, hand_over: false, candidates: vec![] };
+        let ranking =
+            |confidence| Ranking { best: 0, confidence, out_of_scope: 0.0, hand_over: false, candidates: vec![] };
         let rankings: Vec<_> = [(0.9, Some(0)), (0.8, Some(0)), (0.3, Some(1)), (0.2, None)]
             .into_iter()
             .map(|(confidence, label)| (ranking(confidence), label))

@@ -66,7 +66,10 @@ impl Catalogue {
     pub fn load(path: &Path) -> Result<Catalogue, Error> {
         let size = std::fs::metadata(path).map_err(|source| Error::reading(path, source))?.len();
         if size > MAX_BYTES {
-            return Err(Error::catalogue(path.display().to_string(), format!("{size} bytes; at most {MAX_BYTES} are allowed")));
+            return Err(Error::catalogue(
+                path.display().to_string(),
+                format!("{size} bytes; at most {MAX_BYTES} are allowed"),
+            ));
         }
         let text = std::fs::read_to_string(path).map_err(|source| Error::reading(path, source))?;
         Catalogue::from_toml(&text).map_err(|error| match error {
@@ -97,7 +100,10 @@ impl Catalogue {
 
 fn check(intents: &[Intent]) -> Result<(), Error> {
     if intents.is_empty() || intents.len() > MAX_INTENTS {
-        return Err(Error::catalogue("[[intent]]", format!("{} intents; allowed are 1 to {MAX_INTENTS}", intents.len())));
+        return Err(Error::catalogue(
+            "[[intent]]",
+            format!("{} intents; allowed are 1 to {MAX_INTENTS}", intents.len()),
+        ));
     }
     let examples: usize = intents.iter().map(|intent| intent.examples.len()).sum();
     if examples > MAX_EXAMPLES {
@@ -127,13 +133,17 @@ fn check_name(number: usize, name: &str) -> Result<(), Error> {
 }
 
 fn check_texts(intent: &Intent) -> Result<(), Error> {
-    let refuse = |field: &str, problem: String| Err(Error::catalogue(format!("intent {}: {field}", intent.name), problem));
+    let refuse =
+        |field: &str, problem: String| Err(Error::catalogue(format!("intent {}: {field}", intent.name), problem));
     if intent.examples.is_empty() {
         return refuse("examples", "at least one example question is needed".to_owned());
     }
     for (number, example) in intent.examples.iter().enumerate() {
         if example.trim().is_empty() || example.chars().count() > MAX_EXAMPLE_CHARS {
-            return refuse(&format!("example {}", number + 1), format!("must have 1 to {MAX_EXAMPLE_CHARS} characters"));
+            return refuse(
+                &format!("example {}", number + 1),
+                format!("must have 1 to {MAX_EXAMPLE_CHARS} characters"),
+            );
         }
     }
     let fields = [

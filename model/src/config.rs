@@ -53,10 +53,18 @@ impl ModelConfig {
     /// Checks every value that can be judged without the model folder.
     pub fn validate(&self) -> Result<(), Error> {
         if self.encoder.as_os_str().is_empty() {
-            return Err(Error::config("encoder", "\"\"", "name a folder with config.json, tokenizer.json and model.safetensors"));
+            return Err(Error::config(
+                "encoder",
+                "\"\"",
+                "name a folder with config.json, tokenizer.json and model.safetensors",
+            ));
         }
         if self.device != "cpu" {
-            return Err(Error::config("device", format!("{:?}", self.device), "this build runs the model on \"cpu\" only"));
+            return Err(Error::config(
+                "device",
+                format!("{:?}", self.device),
+                "this build runs the model on \"cpu\" only",
+            ));
         }
         in_range("threads", self.threads, 0, MAX_THREADS)?;
         in_range("max_tokens", self.max_tokens, 8, MAX_TOKENS)?;

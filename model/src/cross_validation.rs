@@ -14,6 +14,8 @@ use crate::train::{TrainOptions, TrainProgress, TrainStage};
 
 /// Parts that take turns in being left out.
 pub(crate) const FOLDS: usize = 5;
+/// A loss is clearly lower when it falls by this share; less is not worth further steps.
+const CLEARLY: f32 = 1e-3;
 
 /// The prior and number of steps with the least loss on left-out questions, and the scores that fits made on these.
 pub(crate) struct Choice {
@@ -61,6 +63,7 @@ fn cross_validate(
         .map(|fold| Fit::new(&examples.select(|index| folds[index] != fold), weight_spread, options.learning_rate))
         .collect();
     let mut best = Choice { weight_spread, steps: 0, loss: f32::INFINITY, scores: Vec::new() };
+    let mut clearly_lower = (0, f32::INFINITY);
     for step in 1..=options.max_steps {
         thread.install(|| fits.iter_mut().for_each(Fit::step));
         let parameters = fits.iter().map(Fit::parameters).collect::<Result<Vec<Parameters>, Error>>()?;
@@ -73,7 +76,10 @@ fn cross_validate(
         report(step, loss);
         if loss < best.loss {
             best = Choice { weight_spread, steps: step, loss, scores };
-        } else if step - best.steps >= options.patience_steps {
+        }
+        if loss < clearly_lower.1 * (1.0 - CLEARLY) {
+            clearly_lower = (step, loss);
+        } else if step - clearly_lower.0 >= options.patience_steps {
             break;
         }
     }

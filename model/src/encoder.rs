@@ -52,7 +52,8 @@ impl Encoder {
             return Err(Error::config("max_tokens", config.max_tokens, allowed));
         }
         let tokenizer_file = folder.join("tokenizer.json");
-        let tokenizer = TextTokenizer::load(&tokenizer_file, bert.vocab_size, config.max_tokens, config.max_text_bytes)?;
+        let tokenizer =
+            TextTokenizer::load(&tokenizer_file, bert.vocab_size, config.max_tokens, config.max_text_bytes)?;
         let device = Device::flex();
         let weights = WeightsFile::read(&folder.join("model.safetensors"))?;
         let network = Bert::load(&bert, weights.tensors()?, &device)?;
@@ -139,10 +140,13 @@ impl Inner {
     fn encode_batch(&self, tokens: &Tokens, texts: &[usize], embeddings: &mut Embeddings) -> Result<(), Error> {
         let lengths: Vec<usize> = texts.iter().map(|text| tokens.ids(*text).len()).collect();
         let ids: Vec<u32> = texts.iter().flat_map(|text| tokens.ids(*text)).copied().collect();
-        if ids.iter().any(|id| *id >= self.vocabulary) || lengths.iter().any(|length| !(1..=self.max_tokens).contains(length)) {
+        if ids.iter().any(|id| *id >= self.vocabulary)
+            || lengths.iter().any(|length| !(1..=self.max_tokens).contains(length))
+        {
             return Err(Error::fault("encoding", "the tokens were made by another encoder"));
         }
-        let hidden = self.network.forward(&ids, &lengths)?.try_into_data().map_err(|error| Error::fault("encoding", error))?;
+        let hidden =
+            self.network.forward(&ids, &lengths)?.try_into_data().map_err(|error| Error::fault("encoding", error))?;
         let mut rows = hidden.as_slice::<f32>().map_err(|error| Error::fault("encoding", error))?;
         for (text, length) in texts.iter().zip(lengths) {
             let (own, after) = rows.split_at(length * self.dimension);
@@ -178,6 +182,10 @@ fn pool(threads: usize) -> Result<ThreadPool, Error> {
 
 impl std::fmt::Debug for Encoder {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Encoder").field("name", &self.0.name).field("dimension", &self.0.dimension).finish_non_exhaustive()
+        formatter
+            .debug_struct("Encoder")
+            .field("name", &self.0.name)
+            .field("dimension", &self.0.dimension)
+            .finish_non_exhaustive()
     }
 }

@@ -11,6 +11,8 @@ pub(crate) struct Examples {
     pub(crate) phi: Vec<f32>,
     /// The right class of each question; the number of intents stands for out of scope.
     pub(crate) labels: Vec<usize>,
+    /// Phi of a user of whom nothing is known: `[width]`.
+    pub(crate) unknown_user: Vec<f32>,
     pub(crate) intents: usize,
     pub(crate) width: usize,
 }
@@ -29,7 +31,8 @@ impl Examples {
 
     /// The questions for which `keep` says so, in order.
     pub(crate) fn select(&self, keep: impl Fn(usize) -> bool) -> Examples {
-        let mut selected = Examples { intents: self.intents, width: self.width, ..Examples::default() };
+        let unknown_user = self.unknown_user.clone();
+        let mut selected = Examples { unknown_user, intents: self.intents, width: self.width, ..Examples::default() };
         for index in (0..self.len()).filter(|index| keep(*index)) {
             let (cosines, phi, label) = self.question(index);
             selected.cosines.extend_from_slice(cosines);
@@ -42,7 +45,7 @@ impl Examples {
 
 /// Divides questions into `folds` parts, each with its share of every class; questions of one group stay together.
 ///
-/// Groups are users: two questions of one user share their features, and a head that has learned one must not be tested on the other.
+/// A group is one text, which several users may have asked: a head that has learned what a text means must not be tested on it.
 /// The same seed gives the same division.
 pub(crate) fn divide(labels: &[usize], groups: &[String], folds: usize, seed: u64) -> Vec<usize> {
     let mut members: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
@@ -56,7 +59,9 @@ pub(crate) fn divide(labels: &[usize], groups: &[String], folds: usize, seed: u6
     let mut sizes = vec![0; folds];
     for group in order {
         let label = labels[group[0]];
-        let fold = (0..folds).min_by_key(|fold| (of_class.get(&(label, *fold)).copied().unwrap_or(0), sizes[*fold])).unwrap_or(0);
+        let fold = (0..folds)
+            .min_by_key(|fold| (of_class.get(&(label, *fold)).copied().unwrap_or(0), sizes[*fold]))
+            .unwrap_or(0);
         for question in group {
             fold_of[question] = fold;
             *of_class.entry((labels[question], fold)).or_default() += 1;
@@ -86,12 +91,12 @@ mod tests {
     #[test]
     fn folds_share_every_class_and_keep_groups_together() {
         let labels: Vec<usize> = (0..300).map(|i| i % 7).collect();
-        let groups: Vec<String> = (0..300).map(|i| format!("user {}", i / 2)).collect();
+        let groups: Vec<String> = (0..300).map(|i| format!("text {}", i / 2)).collect();
         let folds = divide(&labels, &groups, 5, 1);
         assert_eq!(folds, divide(&labels, &groups, 5, 1));
         assert_ne!(folds, divide(&labels, &groups, 5, 2));
         for pair in folds.chunks_exact(2) {
-            assert_eq!(pair[0], pair[1], "both questions of a user");
+            assert_eq!(pair[0], pair[1], "both questions of a text");
         }
         for fold in 0..5 {
             for class in 0..7 {

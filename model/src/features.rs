@@ -113,7 +113,10 @@ impl FeatureEncoder {
         let mut rest = out;
         for (feature, value) in self.features.iter().zip(values) {
             let (slots, after) = rest.split_at_mut(feature.encoding.width());
-            feature.encoding.encode(*value, now_ms, slots).map_err(|problem| Error::feature(&feature.feature, problem))?;
+            feature
+                .encoding
+                .encode(*value, now_ms, slots)
+                .map_err(|problem| Error::feature(&feature.feature, problem))?;
             rest = after;
         }
         Ok(())
@@ -139,7 +142,10 @@ impl Encoding {
                 }
                 for (position, value) in values.iter().enumerate() {
                     if value.is_empty() || value.chars().count() > MAX_ONE_HOT_CHARS {
-                        return Err(format!("one_hot value {} must have 1 to {MAX_ONE_HOT_CHARS} characters", position + 1));
+                        return Err(format!(
+                            "one_hot value {} must have 1 to {MAX_ONE_HOT_CHARS} characters",
+                            position + 1
+                        ));
                     }
                     if values[..position].contains(value) {
                         return Err(format!("one_hot value {value:?} appears twice"));
@@ -254,7 +260,8 @@ mod tests {
     #[test]
     fn age_buckets_are_half_open_and_know_the_future() {
         let bounds = || Encoding::AgeDays(vec![0.0, 1.0, 30.0]);
-        let bucket = |age_ms: i64| encode(bounds(), FeatureValue::Time(NOW - age_ms)).iter().position(|slot| *slot == 1.0);
+        let bucket =
+            |age_ms: i64| encode(bounds(), FeatureValue::Time(NOW - age_ms)).iter().position(|slot| *slot == 1.0);
         assert_eq!(bucket(-1), Some(0));
         assert_eq!(bucket(0), Some(1));
         assert_eq!(bucket(DAY - 1), Some(1));
@@ -331,8 +338,12 @@ mod tests {
             encode: Vec<Encoding>,
         }
         let text = r#"encode = [{ one_hot = ["a", "b"] }, "log", { age_days = [1, 7.5] }, "flag"]"#;
-        let expected =
-            [Encoding::OneHot(vec!["a".into(), "b".into()]), Encoding::Log, Encoding::AgeDays(vec![1.0, 7.5]), Encoding::Flag];
+        let expected = [
+            Encoding::OneHot(vec!["a".into(), "b".into()]),
+            Encoding::Log,
+            Encoding::AgeDays(vec![1.0, 7.5]),
+            Encoding::Flag,
+        ];
         assert_eq!(toml::from_str::<Table>(text).unwrap().encode, expected);
         assert!(toml::from_str::<Table>(r#"encode = ["square"]"#).is_err());
     }

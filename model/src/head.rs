@@ -2,7 +2,7 @@
 //!
 //! A head belongs to one catalogue, one encoder and one list of encodings; all three are written into its file and a head made for
 //! others is refused with the reason, because its numbers would be read against the wrong intents or features. The file holds the
-//! tensors `scale`, `bias` and `weights` and, as metadata, everything else.
+//! tensors `scale`, `bias`, `weights` and `mixing` and, as metadata, everything else.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -18,7 +18,7 @@ use crate::catalogue::Catalogue;
 use crate::error::Error;
 use crate::features::{EncodedFeature, FeatureEncoder};
 use crate::metrics;
-use crate::parameters::Parameters;
+use crate::parameters::{Parameters, mixing_rows};
 use crate::ranking::Ranking;
 
 /// The version of the file's layout.
@@ -54,7 +54,14 @@ impl Head {
     /// The head of a tenant that has no training questions yet: it ranks by similarity alone and its confidence is only a guess.
     pub fn similarity_only(catalogue: &Catalogue, encoder_name: &str, features: &FeatureEncoder) -> Head {
         let parameters = Parameters::similarity(catalogue.intents.len(), features.width());
-        Head::new(catalogue, encoder_name, features, parameters, Calibration { temperature: 1.0, threshold: SIMILARITY_THRESHOLD }, 0)
+        Head::new(
+            catalogue,
+            encoder_name,
+            features,
+            parameters,
+            Calibration { temperature: 1.0, threshold: SIMILARITY_THRESHOLD },
+            0,
+        )
     }
 
     pub(crate) fn new(
@@ -101,12 +108,20 @@ impl Head {
         let (intents, width) = (self.parameters.classes() - 1, self.parameters.width());
         let questions = cosines.len() / intents;
         if cosines.len() != questions * intents || phi.len() != questions * width {
-            let problem = format!("{} cosines and {} feature numbers; the head has {intents} intents and {width} numbers", cosines.len(), phi.len());
+            let problem = format!(
+                "{} cosines and {} feature numbers; the head has {intents} intents and {width} numbers",
+                cosines.len(),
+                phi.len()
+            );
             return Err(Error::fault("ranking", problem));
         }
         let mut scores = vec![0.0; intents + 1];
         let rankings = (0..questions).map(|question| {
-            self.parameters.score(&cosines[question * intents..][..intents], &phi[question * width..][..width], &mut scores);
+            self.parameters.score(
+                &cosines[question * intents..][..intents],
+                &phi[question * width..][..width],
+                &mut scores,
+            );
             Ranking::from_scores(&scores, self.about.temperature, self.about.threshold)
         });
         let rankings = rankings.collect();
@@ -118,7 +133,12 @@ impl Head {
     ///
     /// # Errors
     /// `RetrainHead` with the reason, `CheckFile` for a file that cannot be read.
-    pub fn load(path: &Path, catalogue: &Catalogue, encoder_name: &str, features: &FeatureEncoder) -> Result<Head, Error> {
+    pub fn load(
+        path: &Path,
+        catalogue: &Catalogue,
+        encoder_name: &str,
+        features: &FeatureEncoder,
+    ) -> Result<Head, Error> {
         let size = std::fs::metadata(path).map_err(|source| Error::reading(path, source))?.len();
         if size > MAX_BYTES {
             return Err(Error::head(path, format!("{size} bytes; at most {MAX_BYTES} are read")));
@@ -127,7 +147,8 @@ impl Head {
         let damaged = |problem: String| Error::head(path, format!("is truncated or damaged ({problem})"));
         let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
         let about = metadata.metadata().as_ref().and_then(|entries| entries.get(METADATA_KEY));
-        let about = about.ok_or_else(|| Error::head(path, format!("has no {METADATA_KEY} metadata, so it is no head")))?;
+        let about =
+            about.ok_or_else(|| Error::head(path, format!("has no {METADATA_KEY} metadata, so it is no head")))?;
         let about: About = serde_json::from_str(about).map_err(|error| damaged(error.to_string()))?;
         about.belongs_to(catalogue, encoder_name, features).map_err(|reason| Error::head(path, reason))?;
 
@@ -138,6 +159,7 @@ impl Head {
             scale: values("scale", &[1])?[0],
             bias: values("bias", &[classes])?,
             weights: values("weights", &[features.width(), classes])?,
+            mixing: values("mixing", &[mixing_rows(classes), classes])?,
         };
         Ok(Head { about, parameters })
     }
@@ -161,11 +183,14 @@ impl Head {
         let (classes, width) = (self.parameters.classes(), self.parameters.width());
         let tensors = [
             ("bias", vec![classes], little_endian(&self.parameters.bias)),
+            ("mixing", vec![mixing_rows(classes), classes], little_endian(&self.parameters.mixing)),
             ("scale", vec![1], little_endian(&[self.parameters.scale])),
             ("weights", vec![width, classes], little_endian(&self.parameters.weights)),
         ];
         let views = tensors.iter().map(|(name, shape, data)| {
-            TensorView::new(Dtype::F32, shape.clone(), data).map(|view| (*name, view)).map_err(|error| error.to_string())
+            TensorView::new(Dtype::F32, shape.clone(), data)
+                .map(|view| (*name, view))
+                .map_err(|error| error.to_string())
         });
         let views = views.collect::<Result<Vec<_>, String>>()?;
         let about = serde_json::to_string(&self.about).map_err(|error| error.to_string())?;
@@ -187,17 +212,27 @@ impl About {
             return Err(format!("has layout {}, this program reads {FORMAT}", self.format));
         }
         if self.catalogue != catalogue.version {
-            return Err(format!("was made for catalogue version {}, this one is {}", self.catalogue, catalogue.version));
+            return Err(format!(
+                "was made for catalogue version {}, this one is {}",
+                self.catalogue, catalogue.version
+            ));
         }
         if self.encoder != encoder_name {
             return Err(format!("was made for encoder {}, this one is {encoder_name}", self.encoder));
         }
         let (theirs, ours) = (self.encodings.as_slice(), features.features());
         if let Some((old, new)) = theirs.iter().zip(ours).find(|(old, new)| old != new) {
-            return Err(format!("was made for feature {} as {:?}, now {} is {:?}", old.feature, old.encoding, new.feature, new.encoding));
+            return Err(format!(
+                "was made for feature {} as {:?}, now {} is {:?}",
+                old.feature, old.encoding, new.feature, new.encoding
+            ));
         }
         if theirs.len() != ours.len() {
-            return Err(format!("was made for {} encoded features, the feature service has {}", theirs.len(), ours.len()));
+            return Err(format!(
+                "was made for {} encoded features, the feature service has {}",
+                theirs.len(),
+                ours.len()
+            ));
         }
         if !(self.temperature > 0.0 && self.temperature.is_finite() && (0.0..=1.0).contains(&self.threshold)) {
             return Err(format!("has temperature {} and threshold {}", self.temperature, self.threshold));
@@ -249,6 +284,7 @@ mod tests {
             scale: 17.25,
             bias: vec![0.1, -0.2, 8.0],
             weights: (0..12).map(|i| (i as f32).sin()).collect(),
+            mixing: (0..9).map(|i| (i as f32).cos()).collect(),
         };
         let calibration = Calibration { temperature: 1.3, threshold: 0.41 };
         Head::new(&catalogue(2), "encoder", &features(&["a", "b"]), parameters, calibration, 99)

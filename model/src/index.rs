@@ -3,6 +3,7 @@
 //! The search is exact. An index belongs to the encoder that built it: the vectors of two models have nothing to do with each other.
 
 use std::ops::Range;
+use std::path::Path;
 use std::time::Instant;
 
 use burn::tensor::{Tensor, TensorData};
@@ -12,6 +13,7 @@ use crate::embeddings::Embeddings;
 use crate::encoder::Encoder;
 use crate::error::Error;
 use crate::metrics;
+use crate::vectors_file;
 
 /// Examples encoded between two reports of progress.
 const EXAMPLES_PER_STEP: usize = 256;
@@ -28,22 +30,41 @@ pub struct CatalogueIndex {
 
 impl CatalogueIndex {
     /// Encodes every example; `progress(done, total)` is called as it goes.
-    pub fn build(encoder: &Encoder, catalogue: &Catalogue, progress: &mut dyn FnMut(usize, usize)) -> Result<CatalogueIndex, Error> {
-        let texts: Vec<&str> = catalogue.intents.iter().flat_map(|intent| &intent.examples).map(String::as_str).collect();
-        let mut rows = Vec::with_capacity(texts.len() * encoder.dimension());
-        for step in texts.chunks(EXAMPLES_PER_STEP) {
-            rows.extend(encoder.encode_texts(step)?.data);
-            progress(rows.len() / encoder.dimension(), texts.len());
+    pub fn build(
+        encoder: &Encoder,
+        catalogue: &Catalogue,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<CatalogueIndex, Error> {
+        Ok(CatalogueIndex::from_rows(encoder, catalogue, &encode(encoder, catalogue, progress)?))
+    }
+
+    /// The same, except that vectors kept in `file` by an earlier call are taken instead, if they are of this catalogue and this encoder.
+    /// The file is written when it was of no use; that it cannot be written is no error.
+    pub fn load_or_build(
+        encoder: &Encoder,
+        catalogue: &Catalogue,
+        file: &Path,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<CatalogueIndex, Error> {
+        if let Some(rows) = vectors_file::read(file, encoder, catalogue) {
+            return Ok(CatalogueIndex::from_rows(encoder, catalogue, &rows));
         }
+        let rows = encode(encoder, catalogue, progress)?;
+        vectors_file::write(file, encoder, catalogue, &rows);
+        Ok(CatalogueIndex::from_rows(encoder, catalogue, &rows))
+    }
+
+    fn from_rows(encoder: &Encoder, catalogue: &Catalogue, rows: &[f32]) -> CatalogueIndex {
         let mut columns = Vec::with_capacity(catalogue.intents.len());
         let mut first = 0;
         for intent in &catalogue.intents {
             columns.push(first..first + intent.examples.len());
             first += intent.examples.len();
         }
-        let shape = [encoder.dimension(), texts.len()];
-        let examples = Tensor::from_data(TensorData::new(transpose(&rows, encoder.dimension()), shape), encoder.device());
-        Ok(CatalogueIndex { encoder: encoder.clone(), examples, columns })
+        let shape = [encoder.dimension(), first];
+        let examples =
+            Tensor::from_data(TensorData::new(transpose(rows, encoder.dimension()), shape), encoder.device());
+        CatalogueIndex { encoder: encoder.clone(), examples, columns }
     }
 
     /// Number of intents, the row length of `best_cosines`.
@@ -78,6 +99,21 @@ impl CatalogueIndex {
         metrics::searched(started);
         Ok(best)
     }
+}
+
+/// The vectors of every example, row-major.
+fn encode(
+    encoder: &Encoder,
+    catalogue: &Catalogue,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Vec<f32>, Error> {
+    let texts: Vec<&str> = catalogue.intents.iter().flat_map(|intent| &intent.examples).map(String::as_str).collect();
+    let mut rows = Vec::with_capacity(texts.len() * encoder.dimension());
+    for step in texts.chunks(EXAMPLES_PER_STEP) {
+        rows.extend(encoder.encode_texts(step)?.data);
+        progress(rows.len() / encoder.dimension(), texts.len());
+    }
+    Ok(rows)
 }
 
 fn fault(error: impl ToString) -> Error {

@@ -17,6 +17,7 @@ mod weights;
 
 mod catalogue;
 mod index;
+mod vectors_file;
 mod features;
 
 mod head;
@@ -41,7 +42,7 @@ pub use error::Error;
 pub use features::{EncodedFeature, Encoding, FeatureEncoder, FeatureValue};
 pub use head::Head;
 pub use index::CatalogueIndex;
-pub use metrics::METRICS;
+pub use metrics::describe_metrics;
 pub use question::LabelledQuestion;
 pub use ranking::Ranking;
 pub use report::TrainReport;

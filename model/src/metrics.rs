@@ -15,7 +15,7 @@ const ENCODE_BATCH_TEXTS: &str = "larder_model_encode_batch_texts";
 /// Tokens per encode call.
 const ENCODE_BATCH_TOKENS: &str = "larder_model_encode_batch_tokens";
 /// Seconds per tokenise call.
-const TOKENISE_SECONDS: &str = "larder_model_tokenise_seconds";
+const TOKENIZE_SECONDS: &str = "larder_model_tokenize_seconds";
 /// Seconds per encode call (the network, from token ids to vectors).
 const ENCODE_SECONDS: &str = "larder_model_encode_seconds";
 /// Seconds per search of the catalogue index.
@@ -23,24 +23,35 @@ const SEARCH_SECONDS: &str = "larder_model_search_seconds";
 /// Seconds per ranking call of a head.
 const SCORE_SECONDS: &str = "larder_model_score_seconds";
 
-/// Every metric of this crate with its description, for the README and for the exporter.
-pub const METRICS: &[(&str, &str)] = &[
+/// Every metric of this crate with its description.
+const METRICS: [(&str, &str); 9] = [
     (TEXTS, "Texts tokenised."),
     (TOKENS, "Tokens produced, special tokens included."),
     (TRUNCATED_TEXTS, "Texts cut at max_tokens or max_text_bytes."),
     (ENCODE_BATCH_TEXTS, "Texts per encode call."),
     (ENCODE_BATCH_TOKENS, "Tokens per encode call."),
-    (TOKENISE_SECONDS, "Seconds per tokenise call."),
+    (TOKENIZE_SECONDS, "Seconds per tokenise call."),
     (ENCODE_SECONDS, "Seconds per encode call."),
     (SEARCH_SECONDS, "Seconds per catalogue search."),
     (SCORE_SECONDS, "Seconds per ranking call."),
 ];
 
+/// Describes every metric to the installed recorder.
+pub fn describe_metrics() {
+    for (name, description) in METRICS {
+        if name.ends_with("_total") {
+            metrics::describe_counter!(name, description);
+        } else {
+            metrics::describe_histogram!(name, description);
+        }
+    }
+}
+
 pub(crate) fn tokenised(texts: usize, tokens: usize, truncated: usize, started: Instant) {
     metrics::counter!(TEXTS).increment(texts as u64);
     metrics::counter!(TOKENS).increment(tokens as u64);
     metrics::counter!(TRUNCATED_TEXTS).increment(truncated as u64);
-    metrics::histogram!(TOKENISE_SECONDS).record(started.elapsed().as_secs_f64());
+    metrics::histogram!(TOKENIZE_SECONDS).record(started.elapsed().as_secs_f64());
 }
 
 pub(crate) fn encoded(texts: usize, tokens: usize, started: Instant) {

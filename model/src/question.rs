@@ -47,7 +47,11 @@ impl LabelledQuestion {
         let mut line = String::new();
         for number in 1_usize.. {
             line.clear();
-            let read = reader.by_ref().take(MAX_LINE_BYTES + 1).read_line(&mut line).map_err(|source| Error::reading(path, source))?;
+            let read = reader
+                .by_ref()
+                .take(MAX_LINE_BYTES + 1)
+                .read_line(&mut line)
+                .map_err(|source| Error::reading(path, source))?;
             if read == 0 {
                 break;
             }
@@ -80,7 +84,12 @@ impl LabelledQuestion {
             (Some(Value::Bool(flag)), _) => FeatureValue::Flag(*flag),
             (Some(Value::Number(number)), Encoding::AgeDays(_)) => match number.as_i64() {
                 Some(time_ms) => FeatureValue::Time(time_ms),
-                None => return Err(Error::feature(&feature.feature, format!("{number} is not a time in Unix milliseconds"))),
+                None => {
+                    return Err(Error::feature(
+                        &feature.feature,
+                        format!("{number} is not a time in Unix milliseconds"),
+                    ));
+                }
             },
             (Some(Value::Number(number)), _) => number.as_f64().map_or(FeatureValue::Missing, FeatureValue::Number),
             (Some(other), _) => return Err(Error::feature(&feature.feature, format!("{other} is not a single value"))),
@@ -132,8 +141,14 @@ mod tests {
 
     #[test]
     fn values_no_encoding_can_take_name_the_feature() {
-        let encoder = |encoding| FeatureEncoder::new(vec![EncodedFeature { feature: "orders:placed_at".into(), encoding }]).unwrap();
-        for (value, encoding) in [("\"yesterday\"", Encoding::AgeDays(vec![1.0])), ("1.5", Encoding::AgeDays(vec![1.0])), ("[1]", Encoding::Log)] {
+        let encoder = |encoding| {
+            FeatureEncoder::new(vec![EncodedFeature { feature: "orders:placed_at".into(), encoding }]).unwrap()
+        };
+        for (value, encoding) in [
+            ("\"yesterday\"", Encoding::AgeDays(vec![1.0])),
+            ("1.5", Encoding::AgeDays(vec![1.0])),
+            ("[1]", Encoding::Log),
+        ] {
             let line = LINE.replace("\"orders:placed_at\":0", &format!("\"orders:placed_at\":{value}"));
             let encoder = encoder(encoding);
             let error = load(&line).unwrap()[0].encode_features(&encoder, &mut vec![0.0; encoder.width()]).unwrap_err();

@@ -50,7 +50,12 @@ pub struct TrainReport {
 }
 
 /// Temperature and threshold from the left-out scores of the questions that `of` names.
-pub(crate) fn calibrate(examples: &Examples, chosen: &Choice, of: impl Fn(usize) -> bool, wrong_answer_cost: f32) -> Calibration {
+pub(crate) fn calibrate(
+    examples: &Examples,
+    chosen: &Choice,
+    of: impl Fn(usize) -> bool,
+    wrong_answer_cost: f32,
+) -> Calibration {
     let classes = examples.intents + 1;
     let rows: Vec<usize> = (0..examples.len()).filter(|index| of(*index)).collect();
     let row = |index: usize| &chosen.scores[index * classes..][..classes];
@@ -60,7 +65,9 @@ pub(crate) fn calibrate(examples: &Examples, chosen: &Choice, of: impl Fn(usize)
     let rankings: Vec<(Ranking, Option<usize>)> = scores
         .chunks_exact(classes)
         .zip(labels)
-        .map(|(scores, label)| (Ranking::from_scores(scores, temperature, 0.0), (label < examples.intents).then_some(label)))
+        .map(|(scores, label)| {
+            (Ranking::from_scores(scores, temperature, 0.0), (label < examples.intents).then_some(label))
+        })
         .collect();
     Calibration { temperature, threshold: choose_threshold(&rankings, wrong_answer_cost) }
 }

@@ -72,14 +72,19 @@ pub(crate) struct TextTokenizer {
 
 impl TextTokenizer {
     /// Reads tokenizer.json; every id it can produce must be below `vocabulary`.
-    pub(crate) fn load(file: &Path, vocabulary: usize, max_tokens: usize, max_text_bytes: usize) -> Result<TextTokenizer, Error> {
+    pub(crate) fn load(
+        file: &Path,
+        vocabulary: usize,
+        max_tokens: usize,
+        max_text_bytes: usize,
+    ) -> Result<TextTokenizer, Error> {
         let size = std::fs::metadata(file).map_err(|source| Error::reading(file, source))?.len();
         if size > MAX_TOKENIZER_BYTES {
             return Err(Error::model_file(file, format!("{size} bytes; at most {MAX_TOKENIZER_BYTES} are read")));
         }
         let bytes = std::fs::read(file).map_err(|source| Error::reading(file, source))?;
-        let mut tokenizer =
-            Tokenizer::from_bytes(&bytes).map_err(|error| Error::model_file(file, format!("is not a usable tokenizer: {error}")))?;
+        let mut tokenizer = Tokenizer::from_bytes(&bytes)
+            .map_err(|error| Error::model_file(file, format!("is not a usable tokenizer: {error}")))?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| Error::fault("switching off truncation", error))?;
         if let Some((token, id)) = tokenizer.get_vocab(true).into_iter().find(|(_, id)| *id as usize >= vocabulary) {

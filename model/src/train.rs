@@ -4,8 +4,8 @@
 //! left out no longer falls. That picks the number of steps and the strength of the features' prior, and its predictions on left-out
 //! questions give temperature, threshold and the report. The head itself is then fitted to all questions for as many steps.
 //!
-//! The report is honest in this sense: no prediction in it was made by a fit that had seen the question or another question of its
-//! user, and temperature and threshold used on a part come from the other parts. Two numbers, the steps and the prior, are chosen on
+//! The report is honest in this sense: no prediction in it was made by a fit that had seen the question or another of the same
+//! words, and temperature and threshold used on a part come from the other parts. Two numbers, the steps and the prior, are chosen on
 //! all parts.
 
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ use crate::cross_validation::{FOLDS, choose};
 use crate::encoder::Encoder;
 use crate::error::Error;
 use crate::examples::{Examples, divide};
-use crate::features::FeatureEncoder;
+use crate::features::{FeatureEncoder, FeatureValue};
 use crate::fit::Fit;
 use crate::head::Head;
 use crate::index::CatalogueIndex;
@@ -38,7 +38,7 @@ pub struct TrainOptions {
     pub seed: u64,
     /// Steps of a fit at most.
     pub max_steps: usize,
-    /// Steps without a lower held-out loss after which a fit stops.
+    /// Steps without a clearly lower held-out loss after which a fit stops.
     pub patience_steps: usize,
     /// Adam's learning rate.
     pub learning_rate: f64,
@@ -53,9 +53,9 @@ impl Default for TrainOptions {
         TrainOptions {
             seed: 1,
             max_steps: 400,
-            patience_steps: 25,
-            learning_rate: 0.05,
-            weight_spreads: vec![0.5, 1.0, 2.0],
+            patience_steps: 40,
+            learning_rate: 0.1,
+            weight_spreads: vec![1.0, 2.0, 4.0],
             wrong_answer_cost: 0.5,
         }
     }
@@ -137,10 +137,11 @@ impl Head {
         request.options.validate()?;
         let labels = labels(request.catalogue, request.questions)?;
         let examples = examples(&request, labels, progress)?;
-        let groups: Vec<String> = request.questions.iter().enumerate().map(|(number, question)| group(number, question)).collect();
+        let groups: Vec<String> = request.questions.iter().map(group).collect();
         let folds = divide(&examples.labels, &groups, FOLDS, request.options.seed);
         // One thread: the matrices are small, and no sum may depend on how many cores share it.
-        let thread = ThreadPoolBuilder::new().num_threads(1).build().map_err(|error| Error::fault("training", error))?;
+        let thread =
+            ThreadPoolBuilder::new().num_threads(1).build().map_err(|error| Error::fault("training", error))?;
         let chosen = choose(&examples, &folds, request.options, &thread, progress)?;
 
         let mut fit = Fit::new(&examples, chosen.weight_spread, request.options.learning_rate);
@@ -159,7 +160,10 @@ impl Head {
 
 fn labels(catalogue: &Catalogue, questions: &[LabelledQuestion]) -> Result<Vec<usize>, Error> {
     if questions.len() < MIN_QUESTIONS {
-        let problem = format!("{} questions; at least {MIN_QUESTIONS} are needed, below that use similarity alone", questions.len());
+        let problem = format!(
+            "{} questions; at least {MIN_QUESTIONS} are needed, below that use similarity alone",
+            questions.len()
+        );
         return Err(Error::questions("all", problem));
     }
     let names: HashMap<&str, usize> =
@@ -174,9 +178,9 @@ fn labels(catalogue: &Catalogue, questions: &[LabelledQuestion]) -> Result<Vec<u
     questions.iter().enumerate().map(label).collect()
 }
 
-/// A user's questions belong together; a question without a user stands alone.
-fn group(number: usize, question: &LabelledQuestion) -> String {
-    if question.user.is_empty() { format!("question {number}") } else { format!("{}/{}", question.tenant, question.user) }
+/// Questions of the same words belong together, whoever asked.
+fn group(question: &LabelledQuestion) -> String {
+    question.text.trim().to_lowercase()
 }
 
 fn examples(
@@ -195,11 +199,19 @@ fn examples(
     for questions in request.questions.chunks(QUESTIONS_PER_STEP) {
         let texts: Vec<&str> = questions.iter().map(|question| question.text.as_str()).collect();
         cosines.extend(request.index.best_cosines(&request.encoder.encode_texts(&texts)?)?);
-        progress(TrainProgress { stage: TrainStage::Encoding, done: cosines.len() / intents, total, held_out_loss: 0.0 });
+        progress(TrainProgress {
+            stage: TrainStage::Encoding,
+            done: cosines.len() / intents,
+            total,
+            held_out_loss: 0.0,
+        });
     }
     for (number, question) in request.questions.iter().enumerate() {
         let place = |error: Error| Error::questions(format!("question {}", number + 1), error.to_string());
         question.encode_features(request.features, &mut phi[number * width..][..width]).map_err(place)?;
     }
-    Ok(Examples { cosines, phi, labels, intents, width })
+    let mut unknown_user = vec![0.0; width];
+    let nothing = vec![FeatureValue::Missing; request.features.features().len()];
+    request.features.encode(&nothing, 0, &mut unknown_user)?;
+    Ok(Examples { cosines, phi, labels, unknown_user, intents, width })
 }

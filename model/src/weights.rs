@@ -70,8 +70,9 @@ impl Weights<'_> {
             let problem = format!("has shape {:?}, expected {shape:?} from config.json", tensor.shape());
             return Err(Error::model_tensor(self.path, &name, problem));
         }
-        let values = widen(tensor.dtype(), tensor.data())
-            .ok_or_else(|| Error::model_tensor(self.path, &name, format!("has type {:?}, expected F32, F16 or BF16", tensor.dtype())))?;
+        let values = widen(tensor.dtype(), tensor.data()).ok_or_else(|| {
+            Error::model_tensor(self.path, &name, format!("has type {:?}, expected F32, F16 or BF16", tensor.dtype()))
+        })?;
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             return Err(Error::model_tensor(self.path, &name, format!("value {index} is not a finite number")));
         }

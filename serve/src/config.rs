@@ -52,6 +52,8 @@ pub struct NodeSection {
     pub listen: SocketAddr,
     /// Where /metrics and /healthz are served over HTTP.
     pub metrics_listen: SocketAddr,
+    /// Folder for what can be made again and is worth keeping: the catalogues' vectors.
+    pub cache: PathBuf,
     /// tracing's filter, as in RUST_LOG, which overrides it.
     pub log: String,
     /// Threads that do nothing but network I/O.
@@ -81,6 +83,7 @@ impl Default for NodeSection {
         NodeSection {
             listen: SocketAddr::from(([127, 0, 0, 1], 7700)),
             metrics_listen: SocketAddr::from(([127, 0, 0, 1], 7701)),
+            cache: PathBuf::from("cache"),
             log: "info".to_owned(),
             io_threads: 2,
             default_deadline_ms: 300,
@@ -283,8 +286,14 @@ impl NodeConfig {
         self.services.iter().find(|service| service.name == name)
     }
 
+    /// Where a tenant's encoded catalogue is kept between starts.
+    pub fn vectors_file(&self, tenant: &str) -> PathBuf {
+        self.node.cache.join(format!("{tenant}.vectors.safetensors"))
+    }
+
     fn resolve(&mut self, folder: &Path) {
         // `join` leaves an absolute path as it is.
+        self.node.cache = folder.join(&self.node.cache);
         self.store.path = folder.join(&self.store.path);
         self.model.encoder = folder.join(&self.model.encoder);
         for tenant in &mut self.tenants {

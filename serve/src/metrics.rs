@@ -31,8 +31,11 @@ pub(crate) const BACKLOG_SECONDS: &str = "larder_backlog_seconds";
 /// 1 for the state the node is in, 0 for the others, by state.
 pub(crate) const STATE: &str = "larder_node_state";
 
-/// Gives every metric its unit and its help text; once per process, after the recorder is installed.
+/// Gives every metric its unit and its help text, the store's and the model's too; once per process, after the recorder is
+/// installed.
 pub(crate) fn describe() {
+    larder_store::describe_metrics();
+    larder_model::describe_metrics();
     use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
     describe_counter!(QUESTIONS, Unit::Count, "Questions, by class and outcome.");
     describe_histogram!(ANSWER_SECONDS, Unit::Seconds, "From a question's arrival to its answer.");

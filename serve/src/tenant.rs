@@ -41,7 +41,8 @@ impl Tenant {
             Some(path) => Head::load(path, &catalogue, encoder.name(), layout.encoder()).map_err(model("its ranking head"))?,
             None => Head::similarity_only(&catalogue, encoder.name(), layout.encoder()),
         };
-        let index = CatalogueIndex::build(encoder, &catalogue, &mut |_, _| {}).map_err(model("encoding its catalogue"))?;
+        let index = CatalogueIndex::load_or_build(encoder, &catalogue, &node.vectors_file(&config.name), &mut |_, _| {})
+            .map_err(model("encoding its catalogue"))?;
         Ok(Tenant {
             catalogue,
             index,

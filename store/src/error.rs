@@ -1,6 +1,7 @@
 //! The one error type of the store. Variants are named by what the reader of the message must do, not by where the error arose,
 //! so that a caller decides from the variant alone: answer the client, refuse a generation, or stop the node.
 
+use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -66,7 +67,8 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn config(key: impl Into<String>, found: impl ToString, allowed: impl Into<String>) -> Error {
+    #[expect(clippy::needless_pass_by_value, reason = "call sites read better with plain numbers and names")]
+    pub(crate) fn config(key: impl Into<String>, found: impl Display, allowed: impl Into<String>) -> Error {
         Error::FixConfig { key: key.into(), found: found.to_string(), allowed: allowed.into() }
     }
 

@@ -35,7 +35,7 @@ impl Hot {
             Cache::builder()
                 .max_capacity(capacity / count as u64)
                 .eviction_policy(EvictionPolicy::lru())
-                .weigher(weight)
+                .weigher(|key: &Box<[u8]>, found| weight(key, found))
                 .build_with_hasher(RandomState::default())
         };
         Hot { shards: (0..count).map(shard).collect(), hasher: RandomState::default() }
@@ -47,10 +47,15 @@ impl Hot {
     }
 
     /// Remembers what the warm tier answered.
-    pub(crate) fn insert(&self, key: &[u8], found: Found) {
-        if let Some(shard) = self.shard(key) {
-            shard.insert(key.into(), found);
+    pub(crate) fn insert(&self, key: Box<[u8]>, found: Found) {
+        if let Some(shard) = self.shard(&key) {
+            shard.insert(key, found);
         }
+    }
+
+    /// False when the hot tier is turned off.
+    pub(crate) fn is_on(&self) -> bool {
+        !self.shards.is_empty()
     }
 
     /// Bytes held, bookkeeping included, as of the last maintenance of each shard.
@@ -77,7 +82,7 @@ impl Hot {
     }
 }
 
-fn weight(key: &Box<[u8]>, found: &Found) -> u32 {
+fn weight(key: &[u8], found: &Found) -> u32 {
     let row = found.as_ref().map_or(0, |row| row.len());
     u32::try_from(key.len() + row + ENTRY_OVERHEAD_BYTES).unwrap_or(u32::MAX)
 }
@@ -93,8 +98,8 @@ mod tests {
     #[test]
     fn rows_and_absences_are_held() {
         let hot = hot(1);
-        hot.insert(b"a", Some(b"row".as_slice().into()));
-        hot.insert(b"b", None);
+        hot.insert(b"a".as_slice().into(), Some(b"row".as_slice().into()));
+        hot.insert(b"b".as_slice().into(), None);
         assert_eq!(hot.get(b"a").unwrap().as_deref(), Some(b"row".as_slice()));
         assert_eq!(hot.get(b"b"), Some(None));
         assert_eq!(hot.get(b"c"), None);
@@ -104,7 +109,7 @@ mod tests {
     fn it_stays_within_its_bytes_and_keeps_the_last_used() {
         let hot = hot(1);
         for index in 0..20_000u32 {
-            hot.insert(&index.to_be_bytes(), Some(vec![0; 100].into()));
+            hot.insert(index.to_be_bytes().into(), Some(vec![0; 100].into()));
         }
         hot.settle();
         assert!(hot.bytes() <= 1 << 20, "{} bytes", hot.bytes());
@@ -116,7 +121,7 @@ mod tests {
     #[test]
     fn capacity_zero_turns_it_off() {
         let hot = hot(0);
-        hot.insert(b"a", None);
+        hot.insert(b"a".as_slice().into(), None);
         assert_eq!(hot.get(b"a"), None);
     }
 }

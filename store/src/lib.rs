@@ -67,6 +67,7 @@ mod plan;
 mod batch;
 mod lookup;
 mod hot;
+mod fill;
 mod warm;
 mod decode;
 mod columns;
@@ -84,6 +85,8 @@ mod elements;
 mod files;
 mod metrics;
 mod error;
+#[cfg(test)]
+mod test_rows;
 
 pub use batch::EntityRef;
 pub use config::StoreConfig;
@@ -91,6 +94,7 @@ pub use error::Error;
 pub use fetched::{FetchStats, Fetched, FetchedView, Status, Tier};
 pub use generation::{GenerationInfo, GenerationState};
 pub use key::MAX_ENTITY_BYTES;
+pub use lookup::MAX_FETCH_BYTES;
 pub use manifest::{MANIFEST_FILE, Manifest, ManifestFile, StoredSchema};
 pub use metrics::describe_metrics;
 pub use plan::{FeatureRef, Plan};

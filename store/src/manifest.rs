@@ -187,7 +187,7 @@ impl Manifest {
         }
     }
 
-    fn computed_checksum(&self) -> u32 {
+    pub(crate) fn computed_checksum(&self) -> u32 {
         let plain = Manifest { checksum: 0, ..self.clone() };
         // Serialising plain data to memory cannot fail; an empty result would only fail the comparison.
         crc32fast::hash(&serde_json::to_vec(&plain).unwrap_or_default())

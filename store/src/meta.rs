@@ -12,7 +12,7 @@ use crate::manifest::Manifest;
 use crate::plan::View;
 use crate::schema;
 use crate::view::TenantId;
-use crate::warm::Warm;
+use crate::warm::{KeyAndValue, Warm};
 
 const FORMAT: u32 = 1;
 
@@ -53,7 +53,7 @@ impl MetaRecord {
 
     fn read_all(warm: &Warm) -> Result<Vec<MetaRecord>, Error> {
         let records = warm.read_all_meta()?;
-        let decode = |(key, bytes): &(Box<[u8]>, Box<[u8]>)| {
+        let decode = |(key, bytes): &KeyAndValue| {
             MetaRecord::decode(key, bytes).map_err(|reason| Error::damaged(warm.path(), reason))
         };
         records.iter().map(decode).collect()
@@ -138,5 +138,69 @@ fn check_declared(manifest: &Manifest, views: &[Arc<View>]) -> Result<(), Error>
             Err(Error::config(key, found, reason))
         }
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_rows::{publish_points, view};
+    use crate::{Store, StoreConfig};
+
+    #[test]
+    fn a_meta_record_that_is_not_as_written_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = StoreConfig { path: folder.path().join("store"), ..StoreConfig::default() };
+        let open = || Store::open(&config, &[view()]);
+        let store = open().unwrap();
+        publish_points(&store, folder.path(), 1, 1);
+        publish_points(&store, folder.path(), 1, 2);
+        drop(store);
+        let key = key(1, TenantId(1));
+        let good = Warm::open(&config).unwrap().read_meta(&key).unwrap().unwrap();
+        let check = |key: &[u8], record: &[u8], expected: &str| {
+            Warm::open(&config).unwrap().write_meta(key, record).unwrap();
+            let message = open().err().unwrap().to_string();
+            assert!(message.contains(expected), "{message}");
+            assert!(message.contains(&config.path.display().to_string()), "{message}");
+        };
+        let edited = |from: &str, to: &str| {
+            let text = String::from_utf8(good.clone()).unwrap();
+            assert!(text.contains(from), "{text}");
+            text.replacen(from, to, 1).into_bytes()
+        };
+        let name = "the meta record of view id 1 and tenant 1";
+        check(&key, b"\xFF garbage", &format!("{name} is not readable"));
+        check(&key, &good[..good.len() / 2], &format!("{name} is not readable"));
+        check(&key, &edited("\"format\":1", "\"format\":7"), &format!("{name} has format 7, this program reads 1"));
+        check(&key, &edited("\"rows\":2", "\"rows\":3"), &format!("{name}, generation 2: checksum"));
+        // Records that are whole but do not fit what is there.
+        let mut record: MetaRecord = serde_json::from_slice(&good).unwrap();
+        record.previous = record.previous.take().map(|mut manifest| {
+            manifest.generation = 9;
+            manifest.checksum = manifest.computed_checksum();
+            manifest
+        });
+        let absent = serde_json::to_vec(&record).unwrap();
+        check(&key, &absent, "generation 9 of view view has 0 entities in its files and 2 in its record");
+    }
+
+    #[test]
+    fn a_record_under_the_wrong_key_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = StoreConfig { path: folder.path().join("store"), ..StoreConfig::default() };
+        let store = Store::open(&config, &[view()]).unwrap();
+        publish_points(&store, folder.path(), 1, 1);
+        drop(store);
+        let good = Warm::open(&config).unwrap().read_meta(&key(1, TenantId(1))).unwrap().unwrap();
+        for (wrong, expected) in [
+            (key(1, TenantId(2)).as_slice(), "tenant 2 holds generation 1 of something else"),
+            (b"abc", "a meta record has a key of 3 bytes, not 6"),
+        ] {
+            Warm::open(&config).unwrap().write_meta(wrong, &good).unwrap();
+            let message = Store::open(&config, &[view()]).err().unwrap().to_string();
+            assert!(message.contains(expected), "{message}");
+            Warm::open(&config).unwrap().delete_meta(wrong).unwrap();
+        }
     }
 }

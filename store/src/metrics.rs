@@ -11,6 +11,7 @@ const KEYS: &str = "larder_store_keys_total";
 const EXPIRED: &str = "larder_store_expired_total";
 const READ_BYTES: &str = "larder_store_read_bytes_total";
 const HOT_BYTES: &str = "larder_store_hot_bytes";
+const HOT_SKIPPED: &str = "larder_store_hot_skipped_total";
 const SWAPS: &str = "larder_store_swaps_total";
 const DROP_FAILURES: &str = "larder_store_drop_failures_total";
 
@@ -21,6 +22,7 @@ pub fn describe_metrics() {
     describe_counter!(EXPIRED, "Distinct keys whose row was older than the view's time to live.");
     describe_counter!(READ_BYTES, Unit::Bytes, "Row bytes read from the warm tier.");
     describe_gauge!(HOT_BYTES, Unit::Bytes, "Bytes held by the hot tier.");
+    describe_counter!(HOT_SKIPPED, "Rows that did not enter the hot tier, because it fell behind.");
     describe_counter!(SWAPS, "Generations made live, by cause: publish or rollback.");
     describe_counter!(DROP_FAILURES, "Generations whose files could not be dropped; they go at the next start.");
 }
@@ -33,6 +35,10 @@ pub(crate) fn record_fetch(stats: &FetchStats, elapsed: Duration, hot_bytes: u64
     counter!(EXPIRED).increment(stats.expired);
     counter!(READ_BYTES).increment(stats.bytes_read);
     gauge!(HOT_BYTES).set(hot_bytes as f64);
+}
+
+pub(crate) fn record_skipped_fill(rows: usize) {
+    counter!(HOT_SKIPPED).increment(rows as u64);
 }
 
 pub(crate) fn record_publish() {

@@ -46,11 +46,14 @@ pub struct Plan {
     pub(crate) by_id: Vec<usize>,
 }
 
+/// Names and types.
+type TypedFeatures = Vec<(String, FeatureType)>;
+
 #[derive(Debug, Clone)]
 pub(crate) struct PlannedView {
     pub(crate) view: Arc<View>,
-    /// Names and types of the wanted features, in order of mention.
-    pub(crate) features: Vec<(String, FeatureType)>,
+    /// The wanted features, in order of mention.
+    pub(crate) features: TypedFeatures,
     /// Where they lie in rows written under the view's present schema.
     pub(crate) projection: Projection,
 }
@@ -69,7 +72,7 @@ impl Plan {
             let message = "a plan needs at least one feature".to_string();
             return Err(Error::FixRequest(message));
         }
-        let mut wanted: Vec<(&Arc<View>, Vec<(String, FeatureType)>)> = Vec::new();
+        let mut wanted: Vec<(&Arc<View>, TypedFeatures)> = Vec::new();
         for FeatureRef { view, feature } in features {
             let declared = find_view(views, view)?;
             let index = declared.schema.index_of(feature).ok_or_else(|| {

@@ -219,3 +219,72 @@ fn check_linked(inner: &Inner, manifest: &Manifest, dir: &Path, before: &HashSet
     let reason = format!("its files hold {found} entities of this generation, the manifest says {expected}");
     Err(Error::refused(dir, reason))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_rows::{build_points, points, publish_points, view};
+    use crate::{Store, StoreConfig};
+
+    fn store(folder: &Path) -> Store {
+        let config = StoreConfig { path: folder.join("store"), ..StoreConfig::default() };
+        Store::open(&config, &[view()]).unwrap()
+    }
+
+    /// Rewrites a manifest as somebody would who knows how its checksum is made.
+    fn forge(dir: &Path, change: impl FnOnce(&mut Manifest)) {
+        let mut manifest = Manifest::read(dir).unwrap();
+        change(&mut manifest);
+        manifest.write(dir).unwrap();
+    }
+
+    #[test]
+    fn files_of_another_tenant_never_get_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        publish_points(&store, folder.path(), 1, 1);
+        publish_points(&store, folder.path(), 2, 1);
+        let files = || store.0.warm.base_files().unwrap().len();
+        // Rows built for tenant 1, said to be tenant 2's; their keys overlap nothing that is there.
+        let dir = build_points(folder.path(), 1, 2);
+        forge(&dir, |manifest| manifest.tenant = TenantId(2));
+        let error = store.publish(&dir).unwrap_err().to_string();
+        assert!(error.contains("its files hold 0 entities of this generation, the manifest says 2"), "{error}");
+        assert_eq!(files(), 2, "the files were taken out again");
+        assert_eq!(points(&store, 1), points(&store, 2));
+
+        // Rows of tenant 1's live generation, said to be its next one: they overlap what is there.
+        let dir = build_points(&folder.path().join("again"), 1, 1);
+        forge(&dir, |manifest| manifest.generation = 7);
+        assert!(store.publish(&dir).unwrap_err().to_string().contains("cannot be linked"));
+        assert_eq!((files(), points(&store, 1)), (2, vec![1, 1]));
+    }
+
+    #[test]
+    fn a_forged_manifest_cannot_reach_outside_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        for (name, number) in [("../store/CURRENT", 1), ("/etc/passwd", 2), (".", 3)] {
+            let dir = build_points(folder.path(), 1, number);
+            forge(&dir, |manifest| manifest.files[0].name = name.to_string());
+            let error = store.publish(&dir).unwrap_err().to_string();
+            assert!(error.contains("is not a plain file name"), "{error}");
+        }
+        let dir = build_points(folder.path(), 1, 4);
+        forge(&dir, |manifest| manifest.entities = 9);
+        assert!(store.publish(&dir).unwrap_err().to_string().contains("contradict"));
+        let dir = build_points(folder.path(), 1, 5);
+        forge(&dir, |manifest| {
+            (manifest.rows, manifest.entities, manifest.files[0].entities) = (9, 9, 9);
+        });
+        assert!(
+            store
+                .publish(&dir)
+                .unwrap_err()
+                .to_string()
+                .contains("hold 2 entities of this generation, the manifest says 9")
+        );
+        assert_eq!(store.generations(), []);
+        assert_eq!(store.0.warm.base_files().unwrap().len(), 0);
+    }
+}

@@ -184,3 +184,161 @@ fn put_end(out: &mut [u8], start: usize, at: usize, schema: &RowSchema) -> Resul
     out[at..at + 4].copy_from_slice(&end.to_le_bytes());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::columns::column;
+    use crate::view::{FeatureConfig, ViewConfig, ViewKind};
+    use arrow::array::{ArrayRef, Float32Builder, ListBuilder};
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    const TYPES: [FeatureType; 8] = [
+        FeatureType::Utf8,
+        FeatureType::Bool,
+        FeatureType::ListF32,
+        FeatureType::I32,
+        FeatureType::F64,
+        FeatureType::I64,
+        FeatureType::Timestamp,
+        FeatureType::F32,
+    ];
+
+    /// A view with the features that `picks` choose, in that order.
+    fn view(picks: &[usize]) -> ViewConfig {
+        let features = picks.iter().enumerate();
+        ViewConfig {
+            name: "view".into(),
+            id: 1,
+            kind: ViewKind::Latest,
+            entity_key: "entity".into(),
+            event_time: "time".into(),
+            ttl_s: None,
+            n: None,
+            element_key: None,
+            features: features
+                .map(|(index, pick)| FeatureConfig { name: format!("f{index}"), data_type: TYPES[*pick] })
+                .collect(),
+        }
+    }
+
+    /// A batch whose values follow from `seeds`, one row each; a seed divisible by three is null.
+    fn batch(view: &ViewConfig, seeds: &[Vec<u64>]) -> RecordBatch {
+        let mut columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from_iter_values(seeds.iter().map(|_| "e"))),
+            Arc::new(
+                TimestampMillisecondArray::from_iter_values(seeds.iter().map(|row| row[0] as i64)).with_timezone("UTC"),
+            ),
+        ];
+        for (index, feature) in view.features.iter().enumerate() {
+            let some = seeds.iter().map(|row| row[index]).map(|seed| (seed % 3 != 0).then_some(seed));
+            columns.push(match feature.data_type {
+                FeatureType::Bool => Arc::new(some.map(|s| s.map(|s| s % 2 == 0)).collect::<BooleanArray>()),
+                FeatureType::I32 => Arc::new(some.map(|s| s.map(|s| s as i32)).collect::<Int32Array>()),
+                FeatureType::I64 => Arc::new(some.map(|s| s.map(|s| s as i64)).collect::<Int64Array>()),
+                FeatureType::F32 => Arc::new(some.map(|s| s.map(|s| s as f32)).collect::<Float32Array>()),
+                FeatureType::F64 => Arc::new(some.map(|s| s.map(|s| s as f64)).collect::<Float64Array>()),
+                FeatureType::Utf8 => {
+                    Arc::new(some.map(|s| s.map(|s| "é用x".repeat(s as usize % 5))).collect::<StringArray>())
+                }
+                FeatureType::Timestamp => {
+                    let times: TimestampMillisecondArray = some.map(|s| s.map(|s| s as i64)).collect();
+                    Arc::new(times.with_timezone("UTC"))
+                }
+                FeatureType::ListF32 => {
+                    let mut lists = ListBuilder::new(Float32Builder::new());
+                    some.for_each(|s| lists.append_option(s.map(|s| (0..s % 4).map(move |i| Some((s + i) as f32)))));
+                    Arc::new(lists.finish())
+                }
+            });
+        }
+        RecordBatch::try_new(view.arrow_schema(), columns).unwrap()
+    }
+
+    fn encode_all(view: &ViewConfig, batch: &RecordBatch, schema: &RowSchema) -> Vec<Vec<u8>> {
+        let columns = RowColumns::new(batch, schema);
+        let times = batch.column(1).as_primitive::<arrow::datatypes::TimestampMillisecondType>();
+        let encode = |row| {
+            let mut bytes = Vec::new();
+            columns.encode(schema, times.value(row), row, &mut bytes).unwrap();
+            bytes
+        };
+        assert_eq!(view.features.len(), schema.features.len());
+        (0..batch.num_rows()).map(encode).collect()
+    }
+
+    fn projection(view: &ViewConfig, schema: &RowSchema) -> Projection {
+        Projection::new(schema, view.features.iter().map(|feature| feature.name.as_str()))
+    }
+
+    fn rows() -> impl Strategy<Value = (Vec<usize>, Vec<Vec<u64>>)> {
+        prop::collection::vec(0..TYPES.len(), 1..20).prop_flat_map(|picks| {
+            let row = prop::collection::vec(any::<u64>(), picks.len());
+            (Just(picks), prop::collection::vec(row, 1..8))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_type_comes_back_as_it_went_in((picks, seeds) in rows()) {
+            let view = view(&picks);
+            let schema = RowSchema::new(&view.features);
+            let batch = batch(&view, &seeds);
+            let encoded = encode_all(&view, &batch, &schema);
+            let projection = projection(&view, &schema);
+            let rows: Vec<_> = encoded.iter().map(|bytes| Some(Row::new(bytes, &projection).unwrap())).collect();
+            for (row, seed) in rows.iter().zip(&seeds) {
+                prop_assert_eq!(row.unwrap().event_time_ms(), seed[0] as i64);
+            }
+            for (index, feature) in view.features.iter().enumerate() {
+                let read = column(&rows, index, feature.data_type).unwrap();
+                prop_assert_eq!(&read, batch.column(2 + index), "{}", feature.data_type);
+            }
+        }
+
+        #[test]
+        fn a_damaged_row_is_an_error_or_other_values_but_never_a_panic(
+            (picks, seeds) in rows(), cut in 0usize..200, flips in prop::collection::vec((0usize..200, any::<u8>()), 0..4)
+        ) {
+            let view = view(&picks);
+            let schema = RowSchema::new(&view.features);
+            let projection = projection(&view, &schema);
+            let mut bytes = encode_all(&view, &batch(&view, &seeds), &schema).swap_remove(0);
+            let whole = bytes.len();
+            bytes.truncate(cut.max(1));
+            let length = bytes.len();
+            for (at, value) in flips {
+                bytes[at % length] = value;
+            }
+            let Ok(row) = Row::new(&bytes, &projection) else { return Ok(()) };
+            prop_assert!(length >= schema.variable_start);
+            for (index, feature) in view.features.iter().enumerate() {
+                let _ = column(&[Some(row), None], index, feature.data_type);
+            }
+            prop_assert!(length <= whole);
+        }
+    }
+
+    #[test]
+    fn a_row_of_another_schema_is_refused() {
+        let (one, other) = (view(&[0]), view(&[1]));
+        let schema = RowSchema::new(&one.features);
+        let bytes = encode_all(&one, &batch(&one, &[vec![1]]), &schema).swap_remove(0);
+        let wrong = projection(&other, &RowSchema::new(&other.features));
+        assert_eq!(Row::new(&bytes, &wrong).err(), Some(Damaged("its schema fingerprint is not its generation's")));
+        assert!(Row::new(b"", &wrong).is_err());
+    }
+
+    #[test]
+    fn a_text_that_is_cut_within_a_character_is_an_error() {
+        let view = view(&[0]);
+        let schema = RowSchema::new(&view.features);
+        let mut bytes = encode_all(&view, &batch(&view, &[vec![4]]), &schema).swap_remove(0);
+        let last = bytes.len() - 3;
+        bytes[last] = 0xFF;
+        let projection = projection(&view, &schema);
+        let row = Row::new(&bytes, &projection).unwrap();
+        assert_eq!(column(&[Some(row)], 0, FeatureType::Utf8).err(), Some(Damaged("a text is not UTF-8")));
+    }
+}

@@ -12,9 +12,10 @@ use crate::batch::{Batch, EntityRef};
 use crate::config::StoreConfig;
 use crate::decode::decode;
 use crate::fetched::{FetchStats, Fetched};
+use crate::fill::Filler;
 use crate::generation::{GenerationInfo, Generations};
 use crate::hot::Hot;
-use crate::lookup::look_up;
+use crate::lookup::{check_bytes, look_up};
 use crate::plan::{FeatureRef, Plan, View};
 use crate::publish::{self, Published};
 use crate::schema::RowSchema;
@@ -24,7 +25,7 @@ use crate::{Error, meta, metrics};
 
 /// An open store. Clones are handles to the same store; it closes when the last one goes.
 #[derive(Clone)]
-pub struct Store(Arc<Inner>);
+pub struct Store(pub(crate) Arc<Inner>);
 
 impl fmt::Debug for Store {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,7 +38,8 @@ pub(crate) struct Inner {
     pub(crate) warm: Arc<Warm>,
     /// Replaced whole by each swap; a fetch looks at one table from start to end.
     pub(crate) generations: ArcSwap<Generations>,
-    hot: Hot,
+    hot: Arc<Hot>,
+    filler: Filler,
     max_fetch_keys: usize,
     /// Held by whoever changes meta.
     publishing: Mutex<()>,
@@ -69,11 +71,13 @@ impl Store {
             .map(|view| Arc::new(View { config: view.clone(), schema: RowSchema::new(&view.features) }))
             .collect();
         let generations = meta::recover(&warm, &views)?;
+        let hot = Arc::new(Hot::new(config));
         Ok(Store(Arc::new(Inner {
             views,
             warm,
             generations: ArcSwap::from_pointee(generations),
-            hot: Hot::new(config),
+            filler: Filler::start(&hot).map_err(Error::disk("start a thread for", &config.path))?,
+            hot,
             max_fetch_keys: config.max_fetch_keys,
             publishing: Mutex::new(()),
         })))
@@ -94,14 +98,16 @@ impl Store {
     /// `now_ms` (Unix milliseconds UTC) decides what is expired.
     ///
     /// # Errors
-    /// [`Error::FixRequest`] for more than `max_fetch_keys` keys, [`Error::RestoreStore`] for a damaged row.
+    /// [`Error::FixRequest`] for more than `max_fetch_keys` keys or [`MAX_FETCH_BYTES`](crate::MAX_FETCH_BYTES) bytes of rows, [`Error::RestoreStore`] for
+    /// a damaged row.
     pub fn fetch(&self, plan: &Plan, entities: &[EntityRef<'_>], now_ms: i64) -> Result<Fetched, Error> {
         let started = Instant::now();
         let inner = &*self.0;
         let mut stats = FetchStats { keys: inner.check_size(plan, entities.len())?, ..FetchStats::default() };
         let live = inner.generations.load();
         let batch = Batch::new(plan, entities, &live);
-        let found = look_up(plan, &batch, &inner.hot, &inner.warm, &mut stats)?;
+        let found = look_up(plan, &batch, &inner.hot, &inner.filler, &inner.warm, &mut stats)?;
+        check_bytes(&batch, &found)?;
         let mut views = Vec::with_capacity(plan.views.len());
         for (index, planned) in plan.views.iter().enumerate() {
             let view = decode(planned, index, &batch, &found, now_ms, &mut stats);
@@ -148,8 +154,9 @@ impl Store {
         self.0.generations.load().describe()
     }
 
-    /// What the hot tier holds now, exactly; applies its pending work first, so this is not for the request path.
+    /// What the hot tier holds, after all that earlier fetches read has entered it. This waits, so it is not for the request path.
     pub fn hot_usage(&self) -> HotUsage {
+        self.0.filler.settle();
         self.0.hot.settle();
         HotUsage { entries: self.0.hot.entries(), bytes: self.0.hot.bytes() }
     }
@@ -171,5 +178,52 @@ impl Inner {
             )));
         }
         Ok(keys as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_rows::{publish_points, view};
+    use crate::{StoreConfig, Tier};
+
+    #[test]
+    fn a_dropped_generation_lives_until_its_last_reader_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = StoreConfig { path: folder.path().join("store"), hot_capacity_mib: 0, ..StoreConfig::default() };
+        let store = Store::open(&config, &[view()]).unwrap();
+        publish_points(&store, folder.path(), 1, 1);
+        // What a fetch holds from its first step to its last.
+        let reading = store.0.generations.load();
+        let plan = store.compile(&[FeatureRef::parse("view:points").unwrap()]).unwrap();
+        let asked = [EntityRef { tenant: TenantId(1), entity: "ada" }];
+        let batch = Batch::new(&plan, &asked, &reading);
+        let look_up = || {
+            look_up(&plan, &batch, &store.0.hot, &store.0.filler, &store.0.warm, &mut FetchStats::default()).unwrap()
+        };
+
+        publish_points(&store, folder.path(), 1, 2);
+        let dropped = publish_points(&store, folder.path(), 1, 3).dropped;
+        assert_eq!(dropped, Some(1));
+        assert_eq!(look_up()[0].1, Tier::Warm, "the reader still finds its row");
+        assert_eq!(store.0.warm.base_files().unwrap().len(), 3);
+        drop(reading);
+        assert_eq!(store.0.warm.base_files().unwrap().len(), 2, "and then the files go");
+    }
+
+    #[test]
+    fn one_batch_reads_each_view_and_tenant_from_one_table() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = StoreConfig { path: folder.path().join("store"), ..StoreConfig::default() };
+        let store = Store::open(&config, &[view()]).unwrap();
+        for tenant in [1, 2] {
+            publish_points(&store, folder.path(), tenant, 1);
+        }
+        let before = store.0.generations.load_full();
+        publish_points(&store, folder.path(), 2, 2);
+        assert_eq!(before.live(1, TenantId(2)).unwrap().manifest.generation, 1);
+        let after = store.0.generations.load_full();
+        assert_eq!(after.live(1, TenantId(2)).unwrap().manifest.generation, 2);
+        assert_eq!(after.live(1, TenantId(1)).unwrap().manifest.generation, 1);
     }
 }

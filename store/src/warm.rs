@@ -23,6 +23,9 @@ pub(crate) struct Warm {
     path: PathBuf,
 }
 
+/// One entry of the meta family.
+pub(crate) type KeyAndValue = (Box<[u8]>, Box<[u8]>);
+
 /// One SST file of the base family, as RocksDB knows it.
 pub(crate) struct BaseFile {
     pub(crate) name: String,
@@ -139,13 +142,18 @@ impl Warm {
         self.db.write_opt(batch, &options).map_err(disk("write the meta record of", &self.path))
     }
 
+    #[cfg(test)]
+    pub(crate) fn delete_meta(&self, key: &[u8]) -> Result<(), Error> {
+        self.db.delete_cf(self.family(META)?, key).map_err(disk("delete a meta record of", &self.path))
+    }
+
     /// The meta record under `key`.
     pub(crate) fn read_meta(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         self.db.get_cf(self.family(META)?, key).map_err(disk("read the meta record of", &self.path))
     }
 
     /// All meta records in key order.
-    pub(crate) fn read_all_meta(&self) -> Result<Vec<(Box<[u8]>, Box<[u8]>)>, Error> {
+    pub(crate) fn read_all_meta(&self) -> Result<Vec<KeyAndValue>, Error> {
         self.db
             .iterator_cf(self.family(META)?, IteratorMode::Start)
             .collect::<Result<_, _>>()

@@ -148,12 +148,17 @@ impl GenerationWriter {
         for row in 0..batch.num_rows() {
             self.begin_entity(entities.value(row), row)?;
             let (event_time_ms, element_key) = (times.value(row), self.element_key);
+            let max_row_bytes = self.limits.max_row_bytes;
             let added = self.group.add(event_time_ms, |out| {
                 if let Some(feature) = element_key {
                     columns.element_key(feature, row, out).ok_or_else(|| "the element key is null".to_string())?;
                 }
                 let start = out.len();
                 columns.encode(&schema, event_time_ms, row, out)?;
+                let bytes = out.len() - start;
+                if bytes > max_row_bytes {
+                    return Err(format!("a row of {bytes} bytes, max_row_bytes is {max_row_bytes}"));
+                }
                 Ok(start)
             });
             added

@@ -2,6 +2,7 @@
 
 pub(crate) mod node;
 pub(crate) mod shop;
+pub(crate) mod store;
 
 use std::io::Write;
 use std::path::PathBuf;

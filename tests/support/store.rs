@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use arrow::array::types::{Float32Type, Float64Type, Int32Type, Int64Type, TimestampMillisecondType};
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float32Array, Float32Builder, Float64Array, Int32Array, Int64Array, ListBuilder,
-    RecordBatch, StringArray, TimestampMillisecondArray,
+    Array, ArrayRef, AsArray, BooleanArray, Float32Array, Float32Builder, Float64Array, Int32Array, Int64Array,
+    ListBuilder, RecordBatch, StringArray, TimestampMillisecondArray,
 };
 use larder_store::{
     EntityRef, FeatureConfig, FeatureRef, FeatureType, GenerationWriter, Manifest, Plan, Store, StoreConfig, TenantId,
@@ -84,14 +84,22 @@ pub(crate) fn orders() -> ViewConfig {
 
 /// A store configuration for tests: everything small.
 pub(crate) fn config(folder: &Path) -> StoreConfig {
-    StoreConfig { path: folder.join("store"), hot_capacity_mib: 16, hot_shards: 4, block_cache_mib: 8, ..StoreConfig::default() }
+    StoreConfig {
+        path: folder.join("store"),
+        hot_capacity_mib: 16,
+        hot_shards: 4,
+        block_cache_mib: 8,
+        ..StoreConfig::default()
+    }
 }
 
 /// The canonical batch of `rows`, in their order.
 pub(crate) fn batch(view: &ViewConfig, rows: &[Row]) -> RecordBatch {
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.entity))),
-        Arc::new(TimestampMillisecondArray::from_iter_values(rows.iter().map(|r| r.event_time_ms)).with_timezone("UTC")),
+        Arc::new(
+            TimestampMillisecondArray::from_iter_values(rows.iter().map(|r| r.event_time_ms)).with_timezone("UTC"),
+        ),
     ];
     for (index, feature) in view.features.iter().enumerate() {
         columns.push(column(feature.data_type, rows.iter().map(|row| row.values[index].as_ref())));
@@ -168,7 +176,14 @@ pub(crate) fn build(dir: &Path, view: &ViewConfig, tenant: u32, generation: u32,
 }
 
 /// Builds a generation and publishes it. Returns the folder it was built in.
-pub(crate) fn publish(store: &Store, folder: &Path, view: &ViewConfig, tenant: u32, generation: u32, rows: Vec<Row>) -> PathBuf {
+pub(crate) fn publish(
+    store: &Store,
+    folder: &Path,
+    view: &ViewConfig,
+    tenant: u32,
+    generation: u32,
+    rows: Vec<Row>,
+) -> PathBuf {
     let dir = folder.join(format!("built-{}-{tenant}-{generation}", view.name));
     build(&dir, view, tenant, generation, rows);
     store.publish(&dir).unwrap();

@@ -53,9 +53,12 @@ pub(crate) async fn connect(address: &str) -> Result<Channel> {
     let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
     let endpoint = Endpoint::from_shared(url)
         .with_context(|| format!("{address:?} is not an address; give host:port, such as 127.0.0.1:7700"))?;
-    endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).connect().await.map_err(|error| {
-        anyhow::Error::new(error)
-            .context(format!("no node answers at {address}; start one with `larder serve --config larder.toml`"))
+    let connecting = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).connect().await;
+    connecting.map_err(|error| {
+        // Only the last cause says something: refused, timed out, no such host.
+        let error = anyhow::Error::new(error);
+        let cause = error.root_cause();
+        anyhow!("no node answers at {address} ({cause}); start one with `larder serve --config larder.toml`")
     })
 }
 

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use larder_serve::{NodeConfig, TenantConfig};
+use larder_model::{Catalogue, Encoder, FeatureEncoder, Head};
+use larder_serve::{NodeConfig, ServiceConfig, TenantConfig};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -65,7 +66,6 @@ pub(crate) fn prepare_store(config: &NodeConfig, tenant: &str, folder: &Path, sa
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Trained {
     inputs_sha256: String,
-    head_sha256: String,
 }
 
 /// Trains the tenant's ranking head, unless nothing it depends on has changed.
@@ -73,21 +73,28 @@ pub(crate) fn prepare_head(config: &NodeConfig, tenant: &TenantConfig, folder: &
     let head = tenant.head.clone().context("the tenant of the sample has no head in its config")?;
     let questions = folder.join("train.jsonl");
     let record = folder.join(TRAINED);
-    let inputs_sha256 = inputs_sha256(config, tenant, &questions)?;
-    if let Some(trained) = read_json::<Trained>(&record)
-        && trained.inputs_sha256 == inputs_sha256
-        && head.is_file()
-        && sha256_file(&head)? == trained.head_sha256
-    {
+    let trained = Trained { inputs_sha256: inputs_sha256(config, tenant, &questions)? };
+    if read_json(&record).as_ref() == Some(&trained) && is_usable(config, tenant, &head)? {
         eprintln!("head: trained already from this catalogue, these questions and this encoder");
         return Ok(());
     }
     train_head(config, tenant, &questions, &head)?;
-    write_json(&record, &Trained { inputs_sha256, head_sha256: sha256_file(&head)? })
+    write_json(&record, &trained)
+}
+
+/// Whether a node of this very version would take the head.
+fn is_usable(config: &NodeConfig, tenant: &TenantConfig, head: &Path) -> Result<bool> {
+    let encoder = Encoder::load(&config.model)?;
+    let features = FeatureEncoder::new(service_of(config, tenant)?.encoded_features())?;
+    Ok(Head::load(head, &Catalogue::load(&tenant.catalogue)?, encoder.name(), &features).is_ok())
+}
+
+fn service_of<'a>(config: &'a NodeConfig, tenant: &TenantConfig) -> Result<&'a ServiceConfig> {
+    config.service(&tenant.service).context("the tenant's service is missing from the config")
 }
 
 fn inputs_sha256(config: &NodeConfig, tenant: &TenantConfig, questions: &Path) -> Result<String> {
-    let service = config.service(&tenant.service).context("the tenant's service is missing from the config")?;
+    let service = service_of(config, tenant)?;
     let encoder = |file: &str| config.model.encoder.join(file);
     let files: [PathBuf; 5] = [
         tenant.catalogue.clone(),

@@ -60,7 +60,10 @@ impl<'a> Destination<'a> {
         let address = reachable(config.node.listen);
         match TcpStream::connect_timeout(&address, PROBE_TIMEOUT) {
             Ok(_) => Destination::node(address),
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Destination::folder(config),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                eprintln!("no node answers at {address}: opening the store's own folder");
+                Destination::folder(config)
+            }
             Err(error) => Err(error).with_context(|| format!("cannot tell whether a node listens at {address}")),
         }
     }
@@ -145,9 +148,7 @@ impl fmt::Display for Destination<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Destination::Node { address, .. } => write!(f, "the node at {address}"),
-            Destination::Folder { config, .. } => {
-                write!(f, "the store in {} (no node answers at {})", config.store.path.display(), config.node.listen)
-            }
+            Destination::Folder { config, .. } => write!(f, "the store in {}", config.store.path.display()),
         }
     }
 }

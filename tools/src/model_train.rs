@@ -80,7 +80,9 @@ pub(crate) fn train_head(
     stage.done(encoder.name());
 
     let stage = Stage::start("catalogue", Unit::Items);
-    let index = CatalogueIndex::build(&encoder, &catalogue, &mut |done, total| stage.set(done as u64, total as u64))?;
+    let index = CatalogueIndex::load_or_build(&encoder, &catalogue, &config.vectors_file(&tenant.name), &mut |done, total| {
+        stage.set(done as u64, total as u64);
+    })?;
     let examples: usize = catalogue.intents.iter().map(|intent| intent.examples.len()).sum();
     stage.done(format_args!("{} intents, {} examples", catalogue.intents.len(), count(examples as u64)));
 

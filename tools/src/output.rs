@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal, Write};
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, SecondsFormat};
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, LineStyle, Table, presets};
 use serde::Serialize;
 
 /// Prints one JSON document.
@@ -23,7 +23,7 @@ pub(crate) fn table<const COLUMNS: usize>(
     rows: impl IntoIterator<Item = [String; COLUMNS]>,
 ) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()));
     table.set_header(header.to_vec());
     for row in rows {
         table.add_row(row.to_vec());

@@ -1,0 +1,126 @@
+//! Filling the hot tier beside the request path. Putting a row into the cache, and driving another one out, costs about as much as reading it
+//! from the warm tier; a thread of its own does it, so that a fetch waits only for what it returns.
+//!
+//! The way there is bounded: when the thread falls behind, rows are left out, and are read from the warm tier once more.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use crate::hot::{Found, Hot};
+use crate::metrics;
+
+/// Most fetches whose rows wait to enter the hot tier.
+const MAX_QUEUED_FETCHES: usize = 256;
+/// Most bytes of keys and rows that wait to enter the hot tier.
+const MAX_QUEUED_BYTES: usize = 32 << 20;
+
+/// The rows that one fetch read from the warm tier, with their keys.
+pub(crate) type Filling = Vec<(Box<[u8]>, Found)>;
+
+enum Message {
+    Fill(Filling, usize),
+    /// Answered when everything sent before it is in the hot tier.
+    Settle(SyncSender<()>),
+}
+
+/// The thread that fills the hot tier; it ends when this goes.
+pub(crate) struct Filler {
+    sender: Option<SyncSender<Message>>,
+    queued_bytes: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Filler {
+    pub(crate) fn start(hot: &Arc<Hot>) -> io::Result<Filler> {
+        let (sender, receiver) = sync_channel(MAX_QUEUED_FETCHES);
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let (hot, queued) = (Arc::clone(hot), Arc::clone(&queued_bytes));
+        let thread = thread::Builder::new().name("larder-hot".into()).spawn(move || fill(&hot, &receiver, &queued))?;
+        Ok(Filler { sender: Some(sender), queued_bytes, thread: Some(thread) })
+    }
+
+    /// Hands rows over. Never waits: rows that do not fit into the queue are left out.
+    pub(crate) fn fill(&self, filling: Filling) {
+        let bytes_of = |(key, found): &(Box<[u8]>, Found)| key.len() + found.as_ref().map_or(0, |row| row.len());
+        let bytes = filling.iter().map(bytes_of).sum();
+        let rows = filling.len();
+        if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= MAX_QUEUED_BYTES
+            && let Some(sender) = &self.sender
+            && !matches!(sender.try_send(Message::Fill(filling, bytes)), Err(TrySendError::Full(_)))
+        {
+            return;
+        }
+        self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        metrics::record_skipped_fill(rows);
+    }
+
+    /// Waits until everything handed over before is in the hot tier.
+    pub(crate) fn settle(&self) {
+        if self.queued_bytes.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let (done, wait) = sync_channel(1);
+        let sent = self.sender.as_ref().map(|sender| sender.send(Message::Settle(done)));
+        if sent.is_some_and(|sent| sent.is_ok()) {
+            // An error means that the thread has ended, so nothing is on its way.
+            let _ = wait.recv();
+        }
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        self.sender = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn fill(hot: &Hot, receiver: &Receiver<Message>, queued_bytes: &AtomicUsize) {
+    for message in receiver {
+        match message {
+            Message::Fill(filling, bytes) => {
+                for (key, found) in filling {
+                    hot.insert(key, found);
+                }
+                // Evictions too are done here, or the next reader would have to.
+                hot.settle();
+                queued_bytes.fetch_sub(bytes, Ordering::Release);
+            }
+            Message::Settle(done) => drop(done.send(())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::StoreConfig;
+
+    #[test]
+    fn what_is_handed_over_is_there_after_settling() {
+        let hot = Arc::new(Hot::new(&StoreConfig::default()));
+        let filler = Filler::start(&hot).unwrap();
+        filler.fill(vec![(b"a".as_slice().into(), None), (b"b".as_slice().into(), Some(b"row".as_slice().into()))]);
+        filler.settle();
+        assert_eq!(hot.get(b"a"), Some(None));
+        assert!(hot.get(b"b").is_some());
+        assert_eq!(filler.queued_bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_does_not_fit_into_the_queue_is_left_out() {
+        let hot = Arc::new(Hot::new(&StoreConfig::default()));
+        let filler = Filler::start(&hot).unwrap();
+        filler.fill(vec![(b"large".as_slice().into(), Some(vec![0; MAX_QUEUED_BYTES].into()))]);
+        filler.fill(vec![(b"small".as_slice().into(), None)]);
+        filler.settle();
+        assert_eq!(hot.get(b"large"), None);
+        assert_eq!(hot.get(b"small"), Some(None));
+        assert_eq!(filler.queued_bytes.load(Ordering::Relaxed), 0);
+    }
+}
