@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-long check lint fmt bench-fetch setup clean-data
 
-CACHE := $(or $(LARDER_CACHE),$(HOME)/.cache/larder)
+CACHE := $(HOME)/.cache/larder
 # A build folder outside the checkout is used where there is one, and never needed.
 ifndef CARGO_TARGET_DIR
 ifneq ($(wildcard $(CACHE)/target),)

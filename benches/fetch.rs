@@ -1,8 +1,10 @@
-//! What a fetch costs beside the least it could cost: 100 random users of 2 views in one batch, warm against a bare RocksDB MultiGet of the
-//! same keys (without a hot tier, and while filling one), and all-hot against hash maps of ready-made structs that fill the same columns.
+//! What a fetch costs beside the least it could cost: 100 random users of 2 views in one batch, warm against a bare RocksDB MultiGet of
+//! the same keys (without a hot tier, and while filling one), and all-hot against hash maps of ready-made structs that fill the same
+//! columns.
 //!
-//! Both sides run in turns, batch by batch, with the same users and the same allocator; the figures are medians. LARDER_BENCH_USERS sets the number of
-//! users (200,000), LARDER_BENCH_BATCHES the number of batches (1,000). The result goes to target/bench/fetch.json of the checkout.
+//! Both sides run in turns, batch by batch, with the same users and the same allocator; the figures are medians. LARDER_BENCH_USERS
+//! sets the number of users (200,000), LARDER_BENCH_BATCHES the number of batches (1,000). The result goes to target/bench/fetch.json
+//! of the checkout.
 
 use std::collections::HashMap;
 use std::hint::black_box;

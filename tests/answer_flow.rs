@@ -76,7 +76,13 @@ async fn a_reply_says_where_it_came_from() {
     let mut message = request(DEMO, "user-1", "where is my order?");
     message.get_mut().request_id = "q-17".to_owned();
     let first = node.answers().answer(message).await.unwrap().into_inner();
-    let second = node.ask(DEMO, "user-1", "where is my order?").await.unwrap();
+    // A thread of the store's own fills the hot tier, soon after the first reply.
+    let second = loop {
+        let reply = node.ask(DEMO, "user-1", "where is my order?").await.unwrap();
+        if reply.views.iter().all(|view| view.tier() != Tier::Warm) {
+            break reply;
+        }
+    };
     assert_eq!(first.request_id, "q-17");
     for (reply, tier) in [(&first, Tier::Warm), (&second, Tier::Hot)] {
         let views: Vec<_> = reply.views.iter().map(|view| view.view.as_str()).collect();
@@ -388,14 +394,19 @@ async fn kept_vectors_are_checked_and_made_anew_when_damaged() {
         let node = TestNode::start(&shop).await;
         let reply = node.ask(DEMO, "user-1", "where is my order?").await.unwrap();
         node.node.drain().await.unwrap();
-        (reply.intent, std::fs::read(&file).unwrap())
+        assert_eq!(reply.intent, "order_in_transit");
+        std::fs::read(&file).unwrap()
     };
-    let (intent, kept) = start_and_ask().await;
-    assert_eq!(intent, "order_in_transit");
+    // The header's entries are in no fixed order; the vectors behind it are.
+    let vectors = |file: &[u8]| file[file.len() - 24 * 384 * size_of::<f32>()..].to_vec();
+    let kept = start_and_ask().await;
     let mut damaged = kept.clone();
     *damaged.last_mut().unwrap() ^= 0x40;
-    for content in [damaged, kept[..kept.len() / 2].to_vec(), Vec::new(), kept.clone()] {
+    for content in [damaged, kept[..kept.len() / 2].to_vec(), Vec::new()] {
         std::fs::write(&file, content).unwrap();
-        assert_eq!(start_and_ask().await, ("order_in_transit".to_owned(), kept.clone()));
+        assert!(vectors(&start_and_ask().await) == vectors(&kept), "the file was not made anew");
     }
+    let written = std::fs::metadata(&file).unwrap().modified().unwrap();
+    start_and_ask().await;
+    assert_eq!(std::fs::metadata(&file).unwrap().modified().unwrap(), written, "a good file is left alone");
 }

@@ -11,9 +11,7 @@ use std::sync::LazyLock;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Int32Type, TimeUnit, TimestampMillisecondType};
-use larder::{
-    BagOfWords, QuestionKind, SampleRequest, TestQuestion, longest_shared_run, words, write_sample,
-};
+use larder::{BagOfWords, QuestionKind, SampleRequest, TestQuestion, longest_shared_run, words, write_sample};
 use larder_model::{Catalogue, LabelledQuestion, OUT_OF_SCOPE};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Compression;

@@ -477,10 +477,10 @@ fn rows_of_an_older_schema_stay_readable() {
         values: vec![Some(Value::Text("old".to_string())), Some(Value::I64(points))],
     };
     {
-        let store = Store::open(&config(folder.path()), &[old.clone()]).unwrap();
+        let store = Store::open(&config(folder.path()), std::slice::from_ref(&old)).unwrap();
         publish(&store, folder.path(), &old, 1, 1, vec![old_row("ada", 1), old_row("bob", 2)]);
     }
-    let store = Store::open(&config(folder.path()), &[new.clone()]).unwrap();
+    let store = Store::open(&config(folder.path()), std::slice::from_ref(&new)).unwrap();
     let plan = plan(&store, &["profile:added", "profile:points", "profile:city"]);
     // Tenant 1 keeps its old rows, tenant 2 has new ones; one batch reads both.
     let values = vec![Some(Value::Floats(vec![0.5])), Some(Value::I64(3)), Some(Value::Text("Bern".to_string()))];

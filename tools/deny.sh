@@ -5,9 +5,10 @@
 set -euo pipefail
 
 readonly VERSION=0.20.2
-readonly ROOT=${LARDER_CACHE:-$HOME/.cache/larder}/tools
+readonly ROOT=$HOME/.cache/larder/tools
 readonly FETCH_SECONDS=30
 export PATH="$ROOT/bin:$PATH"
+cd "$(dirname "$0")/.."
 
 if ! cargo deny --version 2>/dev/null | grep -qx "cargo-deny $VERSION"; then
   echo "deny: building cargo-deny $VERSION, once" >&2
@@ -16,7 +17,6 @@ if ! cargo deny --version 2>/dev/null | grep -qx "cargo-deny $VERSION"; then
   rm -rf "$ROOT/target"
 fi
 
-cd "$(dirname "$0")/.."
 cargo deny --locked check bans licenses sources
 if timeout "$FETCH_SECONDS" cargo deny fetch db >/dev/null 2>&1; then
   cargo deny --locked check --disable-fetch advisories

@@ -5,10 +5,10 @@
 #
 # Missing packages are installed with apt-get when this is root or may use sudo without a password. Where it may not,
 # libclang alone still comes as a Python wheel, unzipped into the cache; for anything else the packages are named.
-# What a build must know about this machine is left in $LARDER_CACHE/setup.env, which the Makefile reads.
+# What a build must know about this machine is left in ~/.cache/larder/setup.env, which the Makefile reads.
 set -euo pipefail
 
-readonly CACHE=${LARDER_CACHE:-$HOME/.cache/larder}
+readonly CACHE=$HOME/.cache/larder
 readonly LIBCLANG_WHEEL=libclang==18.1.1
 readonly LIBCLANG_WHEEL_SHA256=(
   c533091d8a3bbf7460a00cb6c1a71da93bffe148f172c7d03b1c31fbf8aa2a0b # x86_64

@@ -9,8 +9,10 @@ use crate::ranking::Ranking;
 const BINS: usize = 15;
 /// Where the temperature is searched.
 const TEMPERATURES: (f32, f32) = (0.05, 20.0);
-/// Steps between the thresholds that are tried.
-const THRESHOLD_STEP: f32 = 0.01;
+/// Thresholds that are tried between 0 and 1.
+const THRESHOLD_STEPS: usize = 100;
+/// Steps to either side over which a threshold's use is averaged.
+const NEIGHBOURHOOD: usize = 5;
 
 /// Class probabilities of one row of scores.
 pub(crate) fn softmax(scores: &[f32], temperature: f32) -> Vec<f32> {
@@ -59,27 +61,34 @@ pub(crate) fn expected_calibration_error(answers: impl IntoIterator<Item = (f32,
 }
 
 /// The threshold of the greatest use: a right answer and a rightly handed over question count 1, a wrong answer costs
-/// `wrong_answer_cost`. Where several are equally good, the middle of the longest run, so that it lies far from a cliff.
+/// `wrong_answer_cost`.
 ///
-/// Each ranking comes with its right class, `None` for out of scope; hand-over flags in the rankings are ignored.
+/// Each threshold is judged by the mean over its neighbourhood, so that no single question decides; where several are equally good,
+/// the middle of the longest run is taken. Each ranking comes with its right class, `None` for out of scope; the hand-over flags in
+/// the rankings are ignored.
 pub(crate) fn choose_threshold(rankings: &[(Ranking, Option<usize>)], wrong_answer_cost: f32) -> f32 {
-    let steps = (1.0 / THRESHOLD_STEP) as usize;
-    let uses: Vec<f32> = (0..steps)
+    let uses: Vec<f32> = (0..THRESHOLD_STEPS)
         .map(|step| {
-            let threshold = step as f32 * THRESHOLD_STEP;
+            let threshold = step as f32 / THRESHOLD_STEPS as f32;
             rankings.iter().map(|(ranking, label)| usefulness(ranking, *label, threshold, wrong_answer_cost)).sum()
         })
         .collect();
-    let most = uses.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let smoothed: Vec<f32> = (0..THRESHOLD_STEPS)
+        .map(|step| {
+            let neighbours = &uses[step.saturating_sub(NEIGHBOURHOOD)..(step + NEIGHBOURHOOD + 1).min(THRESHOLD_STEPS)];
+            neighbours.iter().sum::<f32>() / neighbours.len() as f32
+        })
+        .collect();
+    let most = smoothed.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut best = 0..0;
     let mut run = 0..0;
-    for (step, utility) in uses.iter().enumerate() {
-        run = if *utility < most - 1e-4 { step + 1..step + 1 } else { run.start..step + 1 };
+    for (step, use_here) in smoothed.iter().enumerate() {
+        run = if *use_here < most - 1e-3 { step + 1..step + 1 } else { run.start..step + 1 };
         if run.len() > best.len() {
             best = run.clone();
         }
     }
-    (best.start + best.end.saturating_sub(1)) as f32 / 2.0 * THRESHOLD_STEP
+    (best.start + best.end.saturating_sub(1)) as f32 / 2.0 / THRESHOLD_STEPS as f32
 }
 
 fn usefulness(ranking: &Ranking, label: Option<usize>, threshold: f32, wrong_answer_cost: f32) -> f32 {

@@ -43,7 +43,7 @@ impl Default for ModelConfig {
             device: "cpu".to_owned(),
             threads: 0,
             max_tokens: 256,
-            micro_batch_tokens: 512,
+            micro_batch_tokens: 256,
             max_text_bytes: 16_384,
         }
     }

@@ -102,11 +102,7 @@ impl CatalogueIndex {
 }
 
 /// The vectors of every example, row-major.
-fn encode(
-    encoder: &Encoder,
-    catalogue: &Catalogue,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<Vec<f32>, Error> {
+fn encode(encoder: &Encoder, catalogue: &Catalogue, progress: &mut dyn FnMut(usize, usize)) -> Result<Vec<f32>, Error> {
     let texts: Vec<&str> = catalogue.intents.iter().flat_map(|intent| &intent.examples).map(String::as_str).collect();
     let mut rows = Vec::with_capacity(texts.len() * encoder.dimension());
     for step in texts.chunks(EXAMPLES_PER_STEP) {

@@ -144,6 +144,9 @@ impl Counts {
         self.treated_rightly += usize::from(!ranking.hand_over && ranking.best == label);
         self.first += usize::from(ranking.best == label);
         self.among_three += usize::from(ranking.candidates.iter().any(|(intent, _)| *intent == label));
-        self.nearest += usize::from(cosines.iter().all(|cosine| *cosine <= cosines[label]));
+        // Ties go to the first, as in a ranking.
+        let nearer =
+            |(intent, cosine): (usize, &f32)| *cosine > cosines[label] || (intent < label && *cosine == cosines[label]);
+        self.nearest += usize::from(!cosines.iter().enumerate().any(nearer));
     }
 }

@@ -83,7 +83,7 @@ impl Default for NodeSection {
         NodeSection {
             listen: SocketAddr::from(([127, 0, 0, 1], 7700)),
             metrics_listen: SocketAddr::from(([127, 0, 0, 1], 7701)),
-            cache: PathBuf::from("cache"),
+            cache: PathBuf::from("data/cache"),
             log: "info".to_owned(),
             io_threads: 2,
             default_deadline_ms: 300,

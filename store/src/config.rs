@@ -26,7 +26,7 @@ pub struct StoreConfig {
 impl Default for StoreConfig {
     fn default() -> StoreConfig {
         StoreConfig {
-            path: PathBuf::from("store"),
+            path: PathBuf::from("data/store"),
             hot_capacity_mib: 256,
             hot_shards: 8,
             block_cache_mib: 256,

@@ -67,7 +67,6 @@ pub enum Error {
 }
 
 impl Error {
-    #[expect(clippy::needless_pass_by_value, reason = "call sites read better with plain numbers and names")]
     pub(crate) fn config(key: impl Into<String>, found: impl Display, allowed: impl Into<String>) -> Error {
         Error::FixConfig { key: key.into(), found: found.to_string(), allowed: allowed.into() }
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use crate::hot::{Found, Hot};
+use crate::hot::{Found, Shards};
 use crate::metrics;
 
 /// Most fetches whose rows wait to enter the hot tier.
@@ -34,7 +34,7 @@ pub(crate) struct Filler {
 }
 
 impl Filler {
-    pub(crate) fn start(hot: &Arc<Hot>) -> io::Result<Filler> {
+    pub(crate) fn start(hot: &Arc<Shards>) -> io::Result<Filler> {
         let (sender, receiver) = sync_channel(MAX_QUEUED_FETCHES);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let (hot, queued) = (Arc::clone(hot), Arc::clone(&queued_bytes));
@@ -80,7 +80,7 @@ impl Drop for Filler {
     }
 }
 
-fn fill(hot: &Hot, receiver: &Receiver<Message>, queued_bytes: &AtomicUsize) {
+fn fill(hot: &Shards, receiver: &Receiver<Message>, queued_bytes: &AtomicUsize) {
     for message in receiver {
         match message {
             Message::Fill(filling, bytes) => {
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn what_is_handed_over_is_there_after_settling() {
-        let hot = Arc::new(Hot::new(&StoreConfig::default()));
+        let hot = Arc::new(Shards::new(&StoreConfig::default()));
         let filler = Filler::start(&hot).unwrap();
         filler.fill(vec![(b"a".as_slice().into(), None), (b"b".as_slice().into(), Some(b"row".as_slice().into()))]);
         filler.settle();
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_into_the_queue_is_left_out() {
-        let hot = Arc::new(Hot::new(&StoreConfig::default()));
+        let hot = Arc::new(Shards::new(&StoreConfig::default()));
         let filler = Filler::start(&hot).unwrap();
         filler.fill(vec![(b"large".as_slice().into(), Some(vec![0; MAX_QUEUED_BYTES].into()))]);
         filler.fill(vec![(b"small".as_slice().into(), None)]);

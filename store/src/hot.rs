@@ -5,6 +5,7 @@
 //! never used twice. Time to live is not this tier's business; it is checked from the row's event time at every read.
 
 use std::hash::BuildHasher;
+use std::io;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -12,6 +13,7 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::config::StoreConfig;
+use crate::fill::{Filler, Filling};
 
 /// What the store knows about a key: its value, or that there is none.
 pub(crate) type Found = Option<Arc<[u8]>>;
@@ -21,24 +23,77 @@ const ENTRY_OVERHEAD_BYTES: usize = 192;
 
 type Shard = Cache<Box<[u8]>, Found, RandomState>;
 
-/// Independent caches, chosen by hash. One cache would make all readers meet at its channel of recorded hits.
+/// The hot tier: the caches, and the thread that fills them.
 pub(crate) struct Hot {
+    shards: Arc<Shards>,
+    filler: Filler,
+}
+
+impl Hot {
+    /// Starts an empty hot tier. Fails when its thread cannot be started.
+    pub(crate) fn start(config: &StoreConfig) -> io::Result<Hot> {
+        let shards = Arc::new(Shards::new(config));
+        let filler = Filler::start(&shards)?;
+        Ok(Hot { shards, filler })
+    }
+
+    /// What is held about `key`; `None` when nothing is.
+    pub(crate) fn get(&self, key: &[u8]) -> Option<Found> {
+        self.shards.get(key)
+    }
+
+    /// False when the hot tier is turned off, so that filling it would be in vain.
+    pub(crate) fn is_on(&self) -> bool {
+        !self.shards.shards.is_empty()
+    }
+
+    /// Hands over what the warm tier answered; it is held some time later, or never when the tier has fallen behind.
+    pub(crate) fn fill(&self, filling: Filling) {
+        if !filling.is_empty() {
+            self.filler.fill(filling);
+        }
+    }
+
+    /// Bytes held, bookkeeping included, as of the last maintenance.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.shards.bytes()
+    }
+
+    /// What is held after all that was handed over has entered and all that is too much has left.
+    pub(crate) fn usage(&self) -> HotUsage {
+        self.filler.settle();
+        self.shards.settle();
+        HotUsage { entries: self.shards.entries(), bytes: self.shards.bytes() }
+    }
+}
+
+/// What the hot tier holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HotUsage {
+    /// Rows and known absences.
+    pub entries: u64,
+    /// Bytes of keys, rows and bookkeeping.
+    pub bytes: u64,
+}
+
+/// Independent caches, chosen by hash. One cache would make all readers meet at its channel of recorded hits.
+pub(crate) struct Shards {
     shards: Vec<Shard>,
     hasher: RandomState,
 }
 
-impl Hot {
-    pub(crate) fn new(config: &StoreConfig) -> Hot {
+impl Shards {
+    pub(crate) fn new(config: &StoreConfig) -> Shards {
         let capacity = config.hot_capacity_mib << 20;
         let count = if capacity == 0 { 0 } else { config.hot_shards };
         let shard = |_| {
-            Cache::builder()
+            Cache::<Box<[u8]>, Found>::builder()
                 .max_capacity(capacity / count as u64)
                 .eviction_policy(EvictionPolicy::lru())
-                .weigher(|key: &Box<[u8]>, found| weight(key, found))
+                .weigher(|key, found| weight(key, found))
                 .build_with_hasher(RandomState::default())
         };
-        Hot { shards: (0..count).map(shard).collect(), hasher: RandomState::default() }
+        Shards { shards: (0..count).map(shard).collect(), hasher: RandomState::default() }
     }
 
     /// What is held about `key`; `None` when nothing is.
@@ -53,17 +108,12 @@ impl Hot {
         }
     }
 
-    /// False when the hot tier is turned off.
-    pub(crate) fn is_on(&self) -> bool {
-        !self.shards.is_empty()
-    }
-
     /// Bytes held, bookkeeping included, as of the last maintenance of each shard.
     pub(crate) fn bytes(&self) -> u64 {
         self.shards.iter().map(Cache::weighted_size).sum()
     }
 
-    /// Entries held, counted as [`bytes`](Hot::bytes) is.
+    /// Entries held, counted as [`bytes`](Shards::bytes) is.
     pub(crate) fn entries(&self) -> u64 {
         self.shards.iter().map(Cache::entry_count).sum()
     }
@@ -91,8 +141,8 @@ fn weight(key: &[u8], found: &Found) -> u32 {
 mod tests {
     use super::*;
 
-    fn hot(mib: u64) -> Hot {
-        Hot::new(&StoreConfig { hot_capacity_mib: mib, hot_shards: 4, ..StoreConfig::default() })
+    fn hot(mib: u64) -> Shards {
+        Shards::new(&StoreConfig { hot_capacity_mib: mib, hot_shards: 4, ..StoreConfig::default() })
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::Error;
 use crate::batch::Batch;
 use crate::fetched::{FetchStats, Tier};
-use crate::fill::{Filler, Filling};
+use crate::fill::Filling;
 use crate::hot::{Found, Hot};
 use crate::plan::Plan;
 use crate::warm::Warm;
@@ -21,7 +21,6 @@ pub(crate) fn look_up(
     plan: &Plan,
     batch: &Batch<'_>,
     hot: &Hot,
-    filler: &Filler,
     warm: &Warm,
     stats: &mut FetchStats,
 ) -> Result<FoundRows, Error> {
@@ -39,7 +38,7 @@ pub(crate) fn look_up(
     }
     if !misses.is_empty() {
         let values = warm.read(misses.iter().map(|&position| batch.key(position)))?;
-        let mut filling = Filling::with_capacity(if hot.is_on() { misses.len() } else { 0 });
+        let mut filling = Filling::new();
         for (&position, value) in misses.iter().zip(values) {
             let value = value.map_err(|error| Error::damaged(warm.path(), error.into_string()))?;
             let row: Found = value.map(|bytes| Arc::from(&*bytes));
@@ -52,9 +51,7 @@ pub(crate) fn look_up(
                 found[position] = (Some(row), Tier::Warm);
             }
         }
-        if !filling.is_empty() {
-            filler.fill(filling);
-        }
+        hot.fill(filling);
     }
     stats.unique_keys = batch.len() as u64;
     stats.not_found = stats.unique_keys - stats.hot_hits - stats.warm_hits;

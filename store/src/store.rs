@@ -12,9 +12,8 @@ use crate::batch::{Batch, EntityRef};
 use crate::config::StoreConfig;
 use crate::decode::decode;
 use crate::fetched::{FetchStats, Fetched};
-use crate::fill::Filler;
 use crate::generation::{GenerationInfo, Generations};
-use crate::hot::Hot;
+use crate::hot::{Hot, HotUsage};
 use crate::lookup::{check_bytes, look_up};
 use crate::plan::{FeatureRef, Plan, View};
 use crate::publish::{self, Published};
@@ -38,28 +37,19 @@ pub(crate) struct Inner {
     pub(crate) warm: Arc<Warm>,
     /// Replaced whole by each swap; a fetch looks at one table from start to end.
     pub(crate) generations: ArcSwap<Generations>,
-    hot: Arc<Hot>,
-    filler: Filler,
+    hot: Hot,
     max_fetch_keys: usize,
     /// Held by whoever changes meta.
     publishing: Mutex<()>,
-}
-
-/// What the hot tier holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HotUsage {
-    /// Rows and known absences.
-    pub entries: u64,
-    /// Bytes of keys, rows and bookkeeping.
-    pub bytes: u64,
 }
 
 impl Store {
     /// Opens the store in `config.path`, creating it when there is none, and drops what an interrupted publish left there.
     ///
     /// # Errors
-    /// [`Error::FixConfig`] for a setting or view that is not allowed or that contradicts the stored rows, [`Error::CloseOtherProcess`] when the folder is open
-    /// elsewhere, [`Error::RestoreStore`] when its files are damaged, [`Error::CheckDisk`] when the folder cannot be used.
+    /// [`Error::FixConfig`] for a setting or view that is not allowed or that contradicts the stored rows, [`Error::CloseOtherProcess`]
+    /// when the folder is open elsewhere, [`Error::RestoreStore`] when its files are damaged, [`Error::CheckDisk`] when the folder
+    /// cannot be used.
     pub fn open(config: &StoreConfig, views: &[ViewConfig]) -> Result<Store, Error> {
         config.validate()?;
         validate_views(views)?;
@@ -71,13 +61,11 @@ impl Store {
             .map(|view| Arc::new(View { config: view.clone(), schema: RowSchema::new(&view.features) }))
             .collect();
         let generations = meta::recover(&warm, &views)?;
-        let hot = Arc::new(Hot::new(config));
         Ok(Store(Arc::new(Inner {
             views,
             warm,
             generations: ArcSwap::from_pointee(generations),
-            filler: Filler::start(&hot).map_err(Error::disk("start a thread for", &config.path))?,
-            hot,
+            hot: Hot::start(config).map_err(Error::disk("start a thread for", &config.path))?,
             max_fetch_keys: config.max_fetch_keys,
             publishing: Mutex::new(()),
         })))
@@ -91,22 +79,22 @@ impl Store {
         Plan::compile(&self.0.views, features)
     }
 
-    /// Reads the plan's features of many entities at once: each distinct key is looked up once, all that the hot tier does not hold in one read of
-    /// the warm tier, and all rows of a view and tenant come from one generation. An entity that is empty or longer than
+    /// Reads the plan's features of many entities at once: each distinct key is looked up once, all that the hot tier does not hold in
+    /// one read of the warm tier, and all rows of a view and tenant come from one generation. An entity that is empty or longer than
     /// [`MAX_ENTITY_BYTES`](crate::MAX_ENTITY_BYTES) cannot be stored and is answered "not found".
     ///
     /// `now_ms` (Unix milliseconds UTC) decides what is expired.
     ///
     /// # Errors
-    /// [`Error::FixRequest`] for more than `max_fetch_keys` keys or [`MAX_FETCH_BYTES`](crate::MAX_FETCH_BYTES) bytes of rows, [`Error::RestoreStore`] for
-    /// a damaged row.
+    /// [`Error::FixRequest`] for more than `max_fetch_keys` keys or [`MAX_FETCH_BYTES`](crate::MAX_FETCH_BYTES) bytes of rows,
+    /// [`Error::RestoreStore`] for a damaged row.
     pub fn fetch(&self, plan: &Plan, entities: &[EntityRef<'_>], now_ms: i64) -> Result<Fetched, Error> {
         let started = Instant::now();
         let inner = &*self.0;
         let mut stats = FetchStats { keys: inner.check_size(plan, entities.len())?, ..FetchStats::default() };
         let live = inner.generations.load();
         let batch = Batch::new(plan, entities, &live);
-        let found = look_up(plan, &batch, &inner.hot, &inner.filler, &inner.warm, &mut stats)?;
+        let found = look_up(plan, &batch, &inner.hot, &inner.warm, &mut stats)?;
         check_bytes(&batch, &found)?;
         let mut views = Vec::with_capacity(plan.views.len());
         for (index, planned) in plan.views.iter().enumerate() {
@@ -120,14 +108,14 @@ impl Store {
         Ok(Fetched { views, stats })
     }
 
-    /// Makes the generation built in `dir` live. The files are checked against their manifest and linked (copied where the file system cannot link);
-    /// `dir` itself stays as it is and may be deleted afterwards, but its files must never be changed in place. The generation that was live
-    /// stays for [`rollback`](Store::rollback), the one before it is dropped after its last reader. Publishing the live generation again changes
-    /// nothing and says so.
+    /// Makes the generation built in `dir` live. The files are checked against their manifest and linked (copied where the file system
+    /// cannot link); `dir` itself stays as it is and may be deleted afterwards, but its files must never be changed in place. The
+    /// generation that was live stays for [`rollback`](Store::rollback), the one before it is dropped after its last reader. Publishing
+    /// the live generation again changes nothing and says so.
     ///
     /// # Errors
-    /// [`Error::RebuildGeneration`] names the file and what is wrong with it, [`Error::ChooseGeneration`] says why this generation may not follow the live
-    /// one. In each case what was live still is.
+    /// [`Error::RebuildGeneration`] names the file and what is wrong with it, [`Error::ChooseGeneration`] says why this generation may
+    /// not follow the live one. In each case what was live still is.
     pub fn publish(&self, dir: &Path) -> Result<Published, Error> {
         let _publishing = self.lock();
         let published = publish::publish(&self.0, dir)?;
@@ -156,9 +144,7 @@ impl Store {
 
     /// What the hot tier holds, after all that earlier fetches read has entered it. This waits, so it is not for the request path.
     pub fn hot_usage(&self) -> HotUsage {
-        self.0.filler.settle();
-        self.0.hot.settle();
-        HotUsage { entries: self.0.hot.entries(), bytes: self.0.hot.bytes() }
+        self.0.hot.usage()
     }
 
     fn lock(&self) -> MutexGuard<'_, ()> {
@@ -198,9 +184,7 @@ mod tests {
         let plan = store.compile(&[FeatureRef::parse("view:points").unwrap()]).unwrap();
         let asked = [EntityRef { tenant: TenantId(1), entity: "ada" }];
         let batch = Batch::new(&plan, &asked, &reading);
-        let look_up = || {
-            look_up(&plan, &batch, &store.0.hot, &store.0.filler, &store.0.warm, &mut FetchStats::default()).unwrap()
-        };
+        let look_up = || look_up(&plan, &batch, &store.0.hot, &store.0.warm, &mut FetchStats::default()).unwrap();
 
         publish_points(&store, folder.path(), 1, 2);
         let dropped = publish_points(&store, folder.path(), 1, 3).dropped;

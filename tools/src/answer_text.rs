@@ -38,6 +38,7 @@ pub(crate) fn full(reply: &v1::AnswerReply) -> String {
     for note in &reply.notes {
         line("note", note.clone());
     }
+    text.truncate(text.trim_end().len());
     text
 }
 
@@ -99,7 +100,8 @@ fn plain(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix).unwrap_or(name).to_lowercase().replace('_', " ")
 }
 
-fn intent(reply: &v1::AnswerReply) -> String {
+/// The intent and how sure it is, or that the question was handed over.
+pub(crate) fn intent(reply: &v1::AnswerReply) -> String {
     if reply.handed_over {
         let nearest = reply.candidates.first().map_or("nothing", |near| near.intent.as_str());
         return format!("handed over (nearest: {nearest}, {:.2})", reply.confidence);

@@ -9,12 +9,12 @@ use larder_serve::v1::answers_client::AnswersClient;
 
 use crate::answer_text::{full, to_json};
 use crate::client::{Caller, block_on, connect, refusal};
-use crate::output::print_json;
+use crate::output::{print_json, say};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  larder ask --tenant demo --user u000042 \"where is my order?\"
-  larder ask --addr 10.0.0.7:7700 --tenant demo --user u000042 --json \"can I still cancel?\"")]
+  larder ask --tenant demo --user u0000042 \"where is my order?\"
+  larder ask --addr 10.0.0.7:7700 --tenant demo --user u0000042 --json \"can I still cancel?\"")]
 pub(crate) struct Arguments {
     /// The question
     text: String,
@@ -63,6 +63,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.json {
         return print_json(&to_json(&reply));
     }
-    print!("{}", full(&reply));
+    say!("{}", full(&reply));
     Ok(())
 }

@@ -18,6 +18,7 @@ use crate::demo_report::Report;
 use crate::files::{absolute, read_json_lines};
 use crate::known_models::{DEFAULT_MODEL, find, models_folder};
 use crate::model_get;
+use crate::output::say;
 use crate::sample::{SampleRequest, start_of_today_ms};
 use crate::shop_config::TENANT;
 use crate::shop_questions::TestQuestion;
@@ -80,7 +81,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     report.show_examples();
     report.show_summary()?;
     node.stop()?;
-    println!("{}", report.final_line()?);
+    say!("{}", report.final_line()?);
     let refused = session.asked.iter().filter(|asked| asked.outcome.is_err()).count();
     ensure!(refused == 0, "{refused} questions were not answered");
     Ok(())

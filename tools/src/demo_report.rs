@@ -7,10 +7,10 @@ use hdrhistogram::Histogram;
 use larder_model::{Catalogue, OUT_OF_SCOPE};
 use larder_serve::v1;
 
-use crate::answer_text::{STAGES, short};
+use crate::answer_text::{STAGES, intent, short};
 use crate::bag_of_words::{BagOfWords, longest_shared_run, words};
 use crate::demo_ask::Asked;
-use crate::output::{bold, faint, milliseconds, table};
+use crate::output::{bold, faint, milliseconds, say, table};
 use crate::shop_questions::QuestionKind;
 
 const PLAIN_SHOWN: usize = 5;
@@ -30,13 +30,13 @@ pub(crate) struct Report<'a> {
 impl Report<'_> {
     /// Ten questions: plain ones, the same words from different users, and one that is handed over.
     pub(crate) fn show_examples(&self) {
-        println!();
+        say!("");
         for (number, asked) in self.examples().into_iter().enumerate() {
             let question = &asked.test.question;
-            println!("{:2}. {} {}", number + 1, bold(&question.text), faint(format!("({})", question.user)));
+            say!("{:2}. {} {}", number + 1, bold(&question.text), faint(format!("({})", question.user)));
             match &asked.outcome {
-                Ok(reply) => println!("    {}\n    {}\n", reply.answer, faint(short(reply))),
-                Err(status) => println!("    refused: {}\n", status.message()),
+                Ok(reply) => say!("    {}\n    {}\n", reply.answer, faint(short(reply))),
+                Err(status) => say!("    refused: {}\n", status.message()),
             }
         }
     }
@@ -65,10 +65,10 @@ impl Report<'_> {
 
     /// The tables, and every wrong answer.
     pub(crate) fn show_summary(&self) -> Result<()> {
-        println!("{}", self.quality());
-        println!("{}", self.latency()?);
+        say!("{}", self.quality());
+        say!("{}", self.latency()?);
         let sizes = self.batch_sizes();
-        println!(
+        say!(
             "{} batches, {:.1} questions each on average, {} at most; {} hot and {} warm reads",
             sizes.len(),
             self.mean_batch(),
@@ -76,17 +76,17 @@ impl Report<'_> {
             self.hot_hits,
             self.warm_hits
         );
-        println!(
+        say!(
             "No test question shares more than {} words in a row with a text the model has seen.",
             self.longest_shared_run()
         );
         for asked in self.asked.iter().filter(|asked| !asked.is_right()) {
             let question = &asked.test.question;
             let got = match &asked.outcome {
-                Ok(reply) => short(reply),
+                Ok(reply) => intent(reply),
                 Err(status) => format!("refused: {:?} {}", status.code(), status.message()),
             };
-            println!("wrong: {:?} ({}), expected {}: {got}", question.text, question.user, question.intent);
+            say!("wrong: {:?} ({}), expected {}: {got}", question.text, question.user, question.intent);
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use larder_serve::NodeConfig;
 
 use crate::destination::{Destination, NowLive};
 use crate::load::{Snapshot, build, load, unix_seconds};
-use crate::output::{moment, print_json, table};
+use crate::output::{moment, print_json, say, table};
 use crate::progress::count;
 
 #[derive(Debug, Subcommand)]
@@ -155,7 +155,7 @@ fn run_build(arguments: &Build) -> Result<()> {
         return print_json(&built);
     }
     let out = arguments.out.display();
-    println!(
+    say!(
         "Built generation {} of {}:{} in {out}.\nNext: larder ingest publish {out} --config {}",
         built.generation,
         source.tenant,
@@ -172,7 +172,7 @@ fn run_publish(arguments: &Publish) -> Result<()> {
     if arguments.json {
         return print_json(&live);
     }
-    println!("{}", sentence(&live, &destination));
+    say!("{}", sentence(&live, &destination));
     Ok(())
 }
 
@@ -183,7 +183,7 @@ fn run_load(arguments: &Load) -> Result<()> {
     if arguments.source.json {
         return print_json(&live);
     }
-    println!("{}", sentence(&live, &destination));
+    say!("{}", sentence(&live, &destination));
     Ok(())
 }
 
@@ -195,7 +195,7 @@ fn run_list(arguments: &List) -> Result<()> {
         return print_json(&generations);
     }
     if generations.is_empty() {
-        println!("Nothing is published in {destination}.");
+        say!("Nothing is published in {destination}.");
         return Ok(());
     }
     let rows = generations.into_iter().map(|listed| {
@@ -209,8 +209,8 @@ fn run_list(arguments: &List) -> Result<()> {
             moment(listed.as_of_ms),
         ]
     });
-    println!("In {destination}:");
-    println!("{}", table(["tenant", "view", "generation", "state", "entities", "rows", "as of"], rows));
+    say!("In {destination}:");
+    say!("{}", table(["tenant", "view", "generation", "state", "entities", "rows", "as of"], rows));
     Ok(())
 }
 
@@ -221,7 +221,7 @@ fn run_rollback(arguments: &Rollback) -> Result<()> {
     if arguments.json {
         return print_json(&live);
     }
-    println!("{}", sentence(&live, &destination));
+    say!("{}", sentence(&live, &destination));
     Ok(())
 }
 

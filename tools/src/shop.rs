@@ -337,7 +337,7 @@ impl Draw {
 }
 
 fn user_id(index: usize) -> String {
-    format!("u{:06}", index + 1)
+    format!("u{:07}", index + 1)
 }
 
 /// Every twelfth user buys for a business.

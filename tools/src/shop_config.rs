@@ -110,6 +110,7 @@ features = [
 mod tests {
     use std::path::Path;
 
+    use larder_model::{EncodedFeature, Encoding};
     use larder_serve::NodeConfig;
 
     use super::*;
@@ -127,6 +128,20 @@ mod tests {
         for (view, _) in VIEWS {
             assert!(config.view(view).is_some(), "{view}");
         }
+    }
+
+    #[test]
+    fn every_value_of_the_shop_is_in_its_vocabulary() {
+        let shop = Shop::generate(1, 2_000, 1_790_000_000_000);
+        let mut checked = 0;
+        for EncodedFeature { feature, encoding } in config().service("answers").unwrap().encoded_features() {
+            let Encoding::OneHot(known) = encoding else { continue };
+            for value in (0..2_000).filter_map(|user| shop.value(user, &feature)) {
+                assert!(value.is_null() || known.iter().any(|known| value == known.as_str()), "{feature} {value}");
+                checked += 1;
+            }
+        }
+        assert_eq!(checked, 4 * 2_000);
     }
 
     #[test]
