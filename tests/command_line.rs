@@ -1,113 +1,152 @@
-//! The promise of the `larder` command: what a new user types does what it says, and failing is told in plain words.
-//!
-//! These tests run the binary that lies beside this test's own, as `make test` has built it.
+//! The `larder` command as a person types it: what it refuses and how it says so, and a node that stops when it is told to.
 
-use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
-use tempfile::tempdir;
+use larder_serve::v1::answers_client::AnswersClient;
+use tokio::task::JoinSet;
+use tonic::Code;
+use tonic::transport::Channel;
 
-use crate::support::encoder_folder;
+use crate::support::node::{ask, reason};
+use crate::support::shop::{DEMO, Shop, USERS, intent_of};
 
-/// The command, with nothing in its environment that would change what it prints.
-fn larder(arguments: &[&str]) -> Command {
-    let own = std::env::current_exe().unwrap();
-    let binary: PathBuf = own.parent().and_then(Path::parent).unwrap().join("larder");
-    assert!(binary.exists(), "{} is absent: run `cargo build --package larder`", binary.display());
-    let mut command = Command::new(binary);
-    command.args(arguments).env_remove("RUST_LOG").env_remove("NO_COLOR").env("RUST_BACKTRACE", "1");
-    command.env("LARDER_MODELS", encoder_folder().parent().unwrap()).stdin(Stdio::null());
-    command
+/// The binary that `make test` builds before the tests, beside the tests' own.
+fn larder() -> Command {
+    let tests = std::env::current_exe().unwrap();
+    let binary: PathBuf = tests.parent().and_then(Path::parent).unwrap().join("larder");
+    assert!(binary.exists(), "{} is absent: run `make test`, or `cargo build` first", binary.display());
+    Command::new(binary)
 }
 
-fn run(arguments: &[&str]) -> Output {
-    larder(arguments).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
+fn run(arguments: &[&str]) -> (Option<i32>, String) {
+    let Output { status, stderr, .. } = larder().args(arguments).output().unwrap();
+    (status.code(), String::from_utf8(stderr).unwrap())
 }
 
 #[test]
-fn exit_codes_tell_wrong_usage_from_failure() {
-    for (arguments, code) in [
-        (&["--version"][..], 0),
-        (&["ingest", "load", "--help"], 0),
-        (&[], 2),
-        (&["serv"], 2),
-        (&["sample", "--out", "x", "--now", "yesterday"], 2),
-        (&["serve", "--config", "/nonexistent/larder.toml"], 1),
-        (&["model", "get", "gpt-9"], 1),
-        (&["ask", "--addr", "127.0.0.1:1", "hello?"], 1),
+fn wrong_input_is_told_in_a_line_or_two_and_by_the_exit_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let typo = file("typo.toml", "[batcher]\nmax_question = 3\n");
+    let out_of_range = file("range.toml", "[batcher]\nmax_questions = 0\n");
+    let empty = file("empty.toml", "");
+    for (arguments, code, says) in [
+        (vec!["serve", "--config", "/nowhere/larder.toml"], 1, "/nowhere/larder.toml: cannot be read"),
+        (vec!["serve", "--config", &typo], 1, "expected one of `max_questions`"),
+        (vec!["serve", "--config", &out_of_range], 1, "batcher.max_questions = 0: must be 1 to 4096"),
+        (vec!["serve", "--config", &empty], 1, "declares no [[tenant]]"),
+        (vec!["ask", "--addr", "127.0.0.1:1", "--tenant", "demo", "hello"], 1, "127.0.0.1:1"),
+        (vec!["ingest", "load", "--config", &empty, "--tenant", "x", "--view", "y", "z.parquet"], 1, "x"),
+        (vec!["serve", "--confg", "x"], 2, "--config"),
+        (vec!["fly"], 2, "fly"),
     ] {
-        let output = run(arguments);
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output.stderr));
+        let (found, message) = run(&arguments);
+        assert_eq!(found, Some(code), "{arguments:?}: {message}");
+        assert!(message.contains(says), "{arguments:?} does not say {says:?}: {message}");
+        assert!(!message.contains("panicked") && !message.contains("backtrace"), "{arguments:?}: {message}");
     }
 }
 
-#[test]
-fn a_failure_is_a_few_plain_lines_that_name_the_cause() {
-    let output = run(&["serve", "--config", "/nonexistent/larder.toml"]);
-    let stderr = text(&output.stderr);
-    assert!(stderr.starts_with("error: /nonexistent/larder.toml: "), "{stderr}");
-    assert!(stderr.lines().count() <= 3, "{stderr}");
-    for unwanted in ["\u{1b}", "backtrace", "panicked", "Error {"] {
-        assert!(!stderr.contains(unwanted), "{stderr}");
-    }
-    let output = run(&["ask", "--addr", "127.0.0.1:1", "hello?"]);
-    assert!(text(&output.stderr).contains("start one with `larder serve"), "{}", text(&output.stderr));
+/// A `larder serve` that does not outlive its test.
+struct Serving {
+    child: Child,
+    address: String,
 }
 
-#[test]
-fn a_node_drains_when_its_starter_is_gone() {
-    let folder = tempdir().unwrap();
-    let out = folder.path().to_str().unwrap();
-    assert!(run(&["sample", "--out", out, "--users", "500"]).status.success());
-    let config = folder.path().join("larder.toml");
-    let text = std::fs::read_to_string(&config).unwrap();
-    let node = "[node]\nlisten = \"127.0.0.1:0\"\nmetrics_listen = \"127.0.0.1:0\"\n\n[store]";
-    let text = text.replace("head = \"head.safetensors\"\n", "").replace("[store]", node);
-    std::fs::write(&config, text).unwrap();
+impl Serving {
+    fn start(shop: &Shop) -> Serving {
+        shop.config();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let toml = std::fs::read_to_string(shop.path().join("larder.toml")).unwrap();
+        let config = shop.path().join("serve.toml");
+        std::fs::write(&config, toml.replacen("127.0.0.1:0", &format!("127.0.0.1:{port}"), 1)).unwrap();
+        let mut command = larder();
+        command.arg("serve").arg("--config").arg(config).stdin(Stdio::null()).stderr(Stdio::piped());
+        Serving { child: command.spawn().unwrap(), address: format!("http://127.0.0.1:{port}") }
+    }
 
-    let mut command = larder(&["serve", "--stop-with-stdin", "--config", config.to_str().unwrap()]);
-    let mut node = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut log = BufReader::new(node.stderr.take().unwrap()).lines().map(Result::unwrap);
-    assert!(log.any(|line| line.contains("serving")), "the node ended before it served");
-    drop(node.stdin.take());
-    let rest: Vec<String> = log.collect();
-    let status = node.wait().unwrap();
-    assert!(status.success(), "{status}: {rest:?}");
+    /// A connection to it, once it serves.
+    async fn ready(&mut self) -> AnswersClient<Channel> {
+        loop {
+            assert!(self.child.try_wait().unwrap().is_none(), "the node ended before it served");
+            if let Ok(channel) = Channel::from_shared(self.address.clone()).unwrap().connect().await {
+                let client = AnswersClient::new(channel);
+                let probe = ask(client.clone(), DEMO, "user-0", "where is my order?", Duration::from_secs(20)).await;
+                if probe.is_ok() {
+                    return client;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Sends SIGTERM.
+    fn terminate(&self) {
+        let status = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status().unwrap();
+        assert!(status.success());
+    }
 }
 
-#[test]
-fn the_demo_answers_its_200_questions_and_repeats_itself_quickly() {
-    let folder = tempdir().unwrap();
-    let arguments = ["demo", "--dir", folder.path().to_str().unwrap(), "--users", "1000"];
-    let first = run(&arguments);
-    let (stdout, stderr) = (text(&first.stdout), text(&first.stderr));
-    assert!(first.status.success(), "{stdout}\n{stderr}");
-    assert!(!stdout.contains('\u{1b}') && !stderr.contains('\u{1b}'), "escape codes in a pipe");
-    let last = stdout.lines().last().unwrap();
-    let figures: Vec<(&str, f64)> = last
-        .strip_prefix("demo: ")
-        .unwrap_or_else(|| panic!("{last}"))
-        .split(' ')
-        .map(|pair| pair.split_once('=').map(|(key, value)| (key, value.parse().unwrap())).unwrap())
-        .collect();
-    let names: Vec<&str> = figures.iter().map(|(name, _)| *name).collect();
-    assert_eq!(names, ["answered", "correct", "p50_ms", "p99_ms", "batches", "mean_batch", "hot_hits"]);
-    let figure = |name| figures.iter().find(|(key, _)| *key == name).unwrap().1;
-    assert_eq!(figure("answered"), 200.0, "{last}");
-    assert!(figure("correct") >= 190.0, "{stdout}");
-    assert!(figure("hot_hits") >= 200.0, "{last}");
-    assert!(figure("p50_ms") <= figure("p99_ms"), "{last}");
-    assert!(stderr.contains("drained after SIGTERM and exited with 0"), "{stderr}");
-
-    let second = run(&arguments);
-    let stderr = text(&second.stderr);
-    assert!(second.status.success(), "{stderr}");
-    for reused in ["is up to date", "is live already", "head: trained already"] {
-        assert!(stderr.contains(reused), "{stderr}");
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // It has ended already where the test went well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_drains_with_nothing_lost_and_the_store_can_be_opened_again() {
+    let shop = Shop::new(&[DEMO]);
+    let mut serving = Serving::start(&shop);
+    let client = serving.ready().await;
+
+    // A second node on the same folder is refused and says why; the first goes on.
+    let second = shop.path().join("second.toml");
+    let toml = std::fs::read_to_string(shop.path().join("larder.toml")).unwrap();
+    std::fs::write(&second, toml).unwrap();
+    let (code, message) = run(&["serve", "--config", &second.display().to_string()]);
+    assert_eq!(code, Some(1), "{message}");
+    assert!(message.contains("only one process at a time may open a store"), "{message}");
+
+    let mut tasks = JoinSet::new();
+    for at in 0..100 {
+        let client = client.clone();
+        let user = at % USERS;
+        tasks.spawn(async move {
+            (user, ask(client, DEMO, &format!("user-{user}"), "where is my order?", Duration::from_secs(20)).await)
+        });
+    }
+    let mut outcomes = vec![tasks.join_next().await.unwrap().unwrap()];
+    serving.terminate();
+    outcomes.extend(tasks.join_all().await);
+    let mut answered = 0;
+    for (user, outcome) in outcomes {
+        match outcome {
+            Ok(reply) => {
+                assert_eq!(reply.intent, intent_of(user));
+                answered += 1;
+            }
+            // Told that the node drains, or came after it had closed.
+            Err(status) => assert!(
+                status.code() == Code::Unavailable || reason(&status).0 == "draining",
+                "a question was let in and lost: {status}"
+            ),
+        }
+    }
+    assert!(answered > 0);
+    let status = serving.child.wait().unwrap();
+    assert_eq!(status.code(), Some(0), "a drained node ends well");
+
+    let mut again = Serving::start(&shop);
+    again.ready().await;
+    again.terminate();
+    assert_eq!(again.child.wait().unwrap().code(), Some(0));
 }

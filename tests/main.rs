@@ -1,11 +1,16 @@
 //! Larder's promises, a suite each: over real gRPC, real RocksDB in temporary folders and the real model.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test says what went wrong by panicking.
+
 mod support;
 
 mod answer_flow;
+mod command_line;
 mod ingest_flow;
+mod model_head;
 mod model_parity;
 mod overload;
+mod sample_shop;
 mod store_recovery;
 mod store_tiers;
 mod tenancy;

@@ -86,7 +86,7 @@ impl Bert {
         let positions = self.positions.clone().select(0, self.indices(positions));
         let mut hidden = self.embedding_norm.forward(words + positions);
         for layer in &self.layers {
-            let context = self.attend(layer.query_key_value.forward(hidden.clone()), lengths);
+            let context = self.attend(&layer.query_key_value.forward(hidden.clone()), lengths);
             hidden = layer.attention_norm.forward(layer.attention_output.forward(context) + hidden);
             let inner = bias_gelu(hidden.clone().matmul(layer.intermediate.weight.clone()), &layer.intermediate.bias)?;
             hidden = layer.output_norm.forward(layer.output.forward(inner) + hidden);
@@ -95,7 +95,7 @@ impl Bert {
     }
 
     /// Scaled dot-product attention within each sequence: `[tokens, 3 * hidden]` to `[tokens, hidden]`.
-    fn attend(&self, query_key_value: Tensor<2>, lengths: &[usize]) -> Tensor<2> {
+    fn attend(&self, query_key_value: &Tensor<2>, lengths: &[usize]) -> Tensor<2> {
         let mut contexts = Vec::new();
         let mut first_row = 0;
         for run in lengths.chunk_by(|one, next| one == next) {

@@ -89,6 +89,7 @@ pub enum Error {
 }
 
 impl Error {
+    #[expect(clippy::needless_pass_by_value, reason = "as map_err hands errors over")]
     pub(crate) fn config(key: &'static str, value: impl ToString, allowed: impl Into<String>) -> Error {
         Error::FixConfig { key, value: value.to_string(), allowed: allowed.into() }
     }
@@ -125,6 +126,7 @@ impl Error {
         Error::CheckFile { action: "cannot write", path: path.to_owned(), source }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "as map_err hands errors over")]
     pub(crate) fn fault(step: &'static str, problem: impl ToString) -> Error {
         Error::ReportFault { step, problem: problem.to_string() }
     }

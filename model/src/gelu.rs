@@ -91,9 +91,7 @@ fn erf(x: f32) -> f32 {
     let clamped = x.clamp(-4.0, 4.0);
     let square = clamped * clamped;
     let mut numerator = -2.726_142_3e-10;
-    for coefficient in
-        [2.770_681_4e-8, -2.101_024_0e-6, -5.692_506_4e-5, -7.349_906_3e-4, -2.954_600e-3, -1.609_603_4e-2]
-    {
+    for coefficient in [2.770_681_4e-8, -2.101_024e-6, -5.692_506_4e-5, -7.349_906_3e-4, -2.954_6e-3, -1.609_603_4e-2] {
         numerator = numerator * square + coefficient;
     }
     let mut denominator = -1.456_607_2e-5;
