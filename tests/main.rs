@@ -6,6 +6,7 @@ mod support;
 
 mod answer_flow;
 mod command_line;
+mod demo;
 mod ingest_flow;
 mod model_head;
 mod model_parity;

@@ -490,7 +490,11 @@ fn progress_is_told_and_bad_questions_are_named() {
         refused(&|questions| questions[4].intent = "fly_to_moon".to_owned())
             .contains("question 5: intent \"fly_to_moon\"")
     );
-    assert!(refused(&|questions| questions.truncate(10)).contains("at least 20"));
+    assert!(refused(&|questions| questions.truncate(10)).contains("10 different texts; at least 20"));
+    let one_text = |questions: &mut Vec<LabelledQuestion>| {
+        questions.iter_mut().for_each(|question| question.text = "where is it?".to_owned());
+    };
+    assert!(refused(&one_text).contains("1 different texts"));
     let text_as_number = |questions: &mut Vec<LabelledQuestion>| {
         questions[6].features.insert("profile:loyalty_points".to_owned(), json!("many"));
     };

@@ -17,9 +17,9 @@ if ! cargo deny --version 2>/dev/null | grep -qx "cargo-deny $VERSION"; then
   rm -rf "$ROOT/target"
 fi
 
-cargo deny --locked check bans licenses sources
+cargo deny --locked check --hide-inclusion-graph bans licenses sources
 if timeout "$FETCH_SECONDS" cargo deny fetch db >/dev/null 2>&1; then
-  cargo deny --locked check --disable-fetch advisories
+  cargo deny --locked check --hide-inclusion-graph --disable-fetch advisories
 else
   echo "deny: advisories skipped, their database cannot be reached" >&2
 fi

@@ -83,5 +83,8 @@ fn cross_validate(
             break;
         }
     }
+    if best.steps == 0 {
+        return Err(Error::fault("training", "the loss is not a number; try a lower learning_rate"));
+    }
     Ok(best)
 }

@@ -8,7 +8,7 @@
 //! words, and temperature and threshold used on a part come from the other parts. Two numbers, the steps and the prior, are chosen on
 //! all parts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rayon::ThreadPoolBuilder;
 use serde::{Deserialize, Serialize};
@@ -25,8 +25,10 @@ use crate::index::CatalogueIndex;
 use crate::question::LabelledQuestion;
 use crate::report::{TrainReport, calibrate, report};
 
-/// The fewest questions that can be learned from.
-const MIN_QUESTIONS: usize = 4 * FOLDS;
+/// The fewest different texts that can be learned from.
+const MIN_TEXTS: usize = 4 * FOLDS;
+/// The most questions times intents, which decides the memory of a training: some 40 bytes each, for every part.
+const MAX_SCORES: usize = 20_000_000;
 /// Questions encoded between two reports of progress.
 const QUESTIONS_PER_STEP: usize = 256;
 
@@ -159,11 +161,19 @@ impl Head {
 }
 
 fn labels(catalogue: &Catalogue, questions: &[LabelledQuestion]) -> Result<Vec<usize>, Error> {
-    if questions.len() < MIN_QUESTIONS {
+    let scores = questions.len().saturating_mul(catalogue.intents.len());
+    if scores > MAX_SCORES {
         let problem = format!(
-            "{} questions; at least {MIN_QUESTIONS} are needed, below that use similarity alone",
-            questions.len()
+            "{} questions for {} intents; their product may be at most {MAX_SCORES}",
+            questions.len(),
+            catalogue.intents.len()
         );
+        return Err(Error::questions("all", problem));
+    }
+    let texts = questions.iter().map(group).collect::<HashSet<_>>().len();
+    if texts < MIN_TEXTS {
+        let problem =
+            format!("{texts} different texts; at least {MIN_TEXTS} are needed, below that use similarity alone");
         return Err(Error::questions("all", problem));
     }
     let names: HashMap<&str, usize> =

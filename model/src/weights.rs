@@ -101,3 +101,69 @@ fn widen(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
     };
     Some(values)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use safetensors::tensor::TensorView;
+
+    /// A file of one tensor, `bert.x` or `x`.
+    fn file(name: &str, dtype: Dtype, shape: &[usize], data: &[u8]) -> WeightsFile {
+        let view = TensorView::new(dtype, shape.to_vec(), data).unwrap();
+        WeightsFile { path: "model.safetensors".into(), bytes: safetensors::serialize([(name, view)], None).unwrap() }
+    }
+
+    fn bytes<const N: usize>(values: &[f32], encode: impl Fn(f32) -> [u8; N]) -> Vec<u8> {
+        values.iter().flat_map(|value| encode(*value)).collect()
+    }
+
+    #[test]
+    fn every_float_type_is_widened() {
+        let values = [1.5, -0.25, 1024.0, 0.0];
+        let files = [
+            (Dtype::F32, bytes(&values, f32::to_le_bytes)),
+            (Dtype::F16, bytes(&values, |value| f16::from_f32(value).to_le_bytes())),
+            (Dtype::BF16, bytes(&values, |value| bf16::from_f32(value).to_le_bytes())),
+        ];
+        for (dtype, data) in files {
+            let file = file("x", dtype, &[2, 2], &data);
+            assert_eq!(file.tensors().unwrap().values("x", &[2, 2]).unwrap(), values, "{dtype:?}");
+        }
+    }
+
+    #[test]
+    fn linear_weights_are_transposed() {
+        let file = file("x", Dtype::F32, &[2, 3], &bytes(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], f32::to_le_bytes));
+        let values = file.tensors().unwrap().transposed("x", 2, 3).unwrap();
+        assert_eq!(values, [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+    }
+
+    #[test]
+    fn names_are_found_with_and_without_the_prefix() {
+        for name in ["x", "bert.x"] {
+            let file = file(name, Dtype::F32, &[1], &1_f32.to_le_bytes());
+            let weights = file.tensors().unwrap().with_optional_prefix("bert.", "x");
+            assert_eq!(weights.values("x", &[1]).unwrap(), [1.0], "{name}");
+        }
+    }
+
+    #[test]
+    fn bad_tensors_are_named() {
+        let refused = |file: &WeightsFile, name: &str, parts: &[&str]| {
+            let message = file.tensors().unwrap().values(name, &[1]).unwrap_err().to_string();
+            let named = message.contains("model.safetensors: tensor");
+            assert!(named && parts.iter().all(|part| message.contains(part)), "{message}");
+        };
+        let good = file("x", Dtype::F32, &[1], &1_f32.to_le_bytes());
+        refused(&good, "y", &["y", "missing"]);
+        let long = file("x", Dtype::F32, &[2], &[0; 8]);
+        refused(&long, "x", &["[2]", "[1]"]);
+        let integer = file("x", Dtype::I64, &[1], &[0; 8]);
+        refused(&integer, "x", &["I64", "F16"]);
+        let poisoned = file("x", Dtype::F32, &[1], &f32::NAN.to_le_bytes());
+        refused(&poisoned, "x", &["value 0", "finite"]);
+        let mut cut = good;
+        cut.bytes.pop();
+        assert!(cut.tensors().is_err_and(|error| error.to_string().contains("truncated")));
+    }
+}

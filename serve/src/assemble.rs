@@ -3,6 +3,8 @@
 //! All tenants' services are compiled into one read plan, so that a batch of many tenants is one read. Each service
 //! knows the positions of its own features in that read, and sees nothing else.
 
+use std::collections::BTreeMap;
+
 use arrow::array::AsArray;
 use larder_model::{FeatureEncoder, FeatureValue};
 use larder_store::{FeatureRef, Fetched, FetchedView, Plan, Status, Store, ViewKind};
@@ -46,6 +48,14 @@ impl AnswerPlan {
     }
 }
 
+/// The variables of a template: lists without, objects with the names of their fields.
+pub(crate) type Variables = BTreeMap<String, Option<Vec<String>>>;
+
+/// The name of a history's newest element: the view's own without its plural s.
+pub(crate) fn newest_name(view: &str) -> Option<&str> {
+    view.strip_suffix('s').filter(|name| !name.is_empty())
+}
+
 /// A service's features, by their positions in the fetch.
 #[derive(Debug)]
 pub(crate) struct ServiceLayout {
@@ -82,6 +92,26 @@ impl ServiceLayout {
             }
         }
         Ok(ServiceLayout { views, encoded, encoder: FeatureEncoder::new(service.encoded_features())? })
+    }
+
+    /// The names that a template may use, and for objects the fields each has.
+    pub(crate) fn variables(&self, node: &NodeConfig, service: &ServiceConfig) -> Variables {
+        let mut variables = Variables::new();
+        for reference in service.references() {
+            let history = node.view(&reference.view).is_some_and(|view| view.kind == ViewKind::LastN);
+            let object = if history {
+                variables.insert(reference.view.clone(), None);
+                match newest_name(&reference.view) {
+                    Some(newest) => newest,
+                    None => continue,
+                }
+            } else {
+                &reference.view
+            };
+            let fields = variables.entry(object.to_owned()).or_insert_with(|| Some(Vec::new()));
+            fields.get_or_insert_default().push(reference.feature);
+        }
+        variables
     }
 
     pub(crate) fn encoder(&self) -> &FeatureEncoder {

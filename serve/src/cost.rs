@@ -13,6 +13,10 @@ const CHARS_PER_TOKEN: usize = 4;
 const TOKENS_PER_TEXT: usize = 2;
 /// Weight of the newest batch in the moving average.
 const NEWEST: f64 = 0.2;
+/// How many times the rate one batch may count for.
+const MAX_OUTLIER: f64 = 4.0;
+/// What is left of the rate after a doubt.
+const DOUBT: f64 = 0.9;
 /// Before the first batch, in nanoseconds a token: slower than any machine we know, so that a cold node is careful.
 const UNKNOWN_NS_PER_TOKEN: f64 = 400_000.0;
 
@@ -44,9 +48,20 @@ impl CostModel {
             return;
         }
         let measured = elapsed.as_nanos() as f64 / tokens as f64;
-        let first = self.rate() == UNKNOWN_NS_PER_TOKEN;
-        let rate = if first { measured } else { self.rate() * (1.0 - NEWEST) + measured * NEWEST };
-        self.ns_per_token.store(rate.to_bits(), Ordering::Relaxed);
+        let rate = self.rate();
+        let learned = if rate == UNKNOWN_NS_PER_TOKEN {
+            measured
+        } else {
+            // A machine that stood still for a while says nothing about what the next batch costs.
+            rate * (1.0 - NEWEST) + measured.min(rate * MAX_OUTLIER) * NEWEST
+        };
+        self.ns_per_token.store(learned.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Trusts the rate a little less: it just made an idle node refuse an ordinary question, and as long as it does nothing is
+    /// scored from which it could learn better.
+    pub(crate) fn doubt(&self) {
+        self.ns_per_token.store((self.rate() * DOUBT).to_bits(), Ordering::Relaxed);
     }
 
     fn rate(&self) -> f64 {
@@ -65,6 +80,26 @@ mod tests {
         assert_eq!(cost.predict(50), Duration::from_millis(5));
         cost.observe(100, Duration::from_millis(20));
         assert_eq!(cost.predict(100), Duration::from_millis(12));
+    }
+
+    #[test]
+    fn a_machine_that_stood_still_is_forgotten() {
+        let cost = CostModel::new();
+        cost.observe(100, Duration::from_millis(100));
+        cost.observe(5, Duration::from_secs(10));
+        assert!(cost.predict(1) < Duration::from_millis(2), "{:?}", cost.predict(1));
+    }
+
+    #[test]
+    fn doubt_lets_an_idle_node_answer_again() {
+        let cost = CostModel::new();
+        cost.observe(5, Duration::from_secs(10));
+        let mut doubts = 0;
+        while cost.predict(5) > Duration::from_millis(300) {
+            cost.doubt();
+            doubts += 1;
+        }
+        assert!(doubts < 50, "{doubts} refusals");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use larder_model::Encoder;
 use larder_store::Store;
@@ -26,19 +26,21 @@ const WARM_UP_TEXTS: [&str; 3] = [
     "Hello, I ordered something last week and have not heard anything since, could you please look up what happened to it \
      and tell me whether I can still change the delivery address, because I am moving house at the end of the month?",
 ];
-const WARM_UP_ROUNDS: usize = 3;
+const WARM_UP_ROUNDS: usize = 4;
 
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) store: Store,
     pub(crate) encoder: Encoder,
     pub(crate) plan: AnswerPlan,
-    pub(crate) queue: Queue,
+    pub(crate) queue: Arc<Queue>,
     pub(crate) cost: CostModel,
     pub(crate) admission: Admission,
     pub(crate) counters: Arc<Counters>,
     tenants: HashMap<String, Arc<Tenant>>,
     max_tokens: usize,
+    /// Half the default deadline: time that most questions have.
+    ordinary_deadline: Duration,
 }
 
 impl Engine {
@@ -61,12 +63,13 @@ impl Engine {
             store,
             encoder,
             plan,
-            queue: Queue::new(config.batcher.clone()),
+            queue: Arc::new(Queue::new(config.batcher.clone())),
             cost: CostModel::new(),
             admission: Admission::new(config.admission.clone()),
             counters,
             tenants,
             max_tokens: config.model.max_tokens,
+            ordinary_deadline: config.node.default_deadline() / 2,
         };
         engine.warm_up().map_err(|source| Error::Model { context: "warming the encoder".to_owned(), source })?;
         Ok(engine)
@@ -75,11 +78,16 @@ impl Engine {
     /// Runs the model on questions of several lengths, so that the first customer pays for no page fault and the cost
     /// model knows this machine.
     fn warm_up(&self) -> Result<(), larder_model::Error> {
-        for text in std::iter::repeat_n(WARM_UP_TEXTS, WARM_UP_ROUNDS).flatten() {
-            let tokens = self.encoder.tokenize(&[text])?;
-            let began = Instant::now();
-            self.encoder.encode(&tokens)?;
-            self.cost.observe(CostModel::estimate_tokens(text, self.max_tokens), began.elapsed());
+        for round in 0..WARM_UP_ROUNDS {
+            for text in WARM_UP_TEXTS {
+                let tokens = self.encoder.tokenize(&[text])?;
+                let began = Instant::now();
+                self.encoder.encode(&tokens)?;
+                // The first round pays for what later ones find done.
+                if round > 0 {
+                    self.cost.observe(CostModel::estimate_tokens(text, self.max_tokens), began.elapsed());
+                }
+            }
         }
         Ok(())
     }
@@ -96,13 +104,17 @@ impl Engine {
         let tenant = tenant.ok_or_else(|| Refusal::UnknownTenant(format!("tenant \"{}\" is not served here", context.tenant)))?;
         let estimated_tokens = CostModel::estimate_tokens(&question.text, self.max_tokens);
         let remaining = question.deadline.saturating_duration_since(arrived);
-        let permit = self.admission.admit(self.cost.predict(estimated_tokens), remaining)?;
+        let permit = self.admission.admit(self.cost.predict(estimated_tokens), remaining).inspect_err(|_| {
+            if self.admission.backlog().questions == 0 && remaining >= self.ordinary_deadline {
+                self.cost.doubt();
+            }
+        })?;
         let (reply, receiver) = oneshot::channel();
         let admitted = Admitted { question, context, tenant, arrived, estimated_tokens, permit, reply };
         match self.queue.push(admitted) {
             Ok(()) => Ok(receiver),
             // Between the state check and here the node began to drain.
-            Err(_returned) => Err(Refusal::Unavailable { state: "draining", retry_after: std::time::Duration::from_secs(1) }),
+            Err(_returned) => Err(Refusal::Unavailable { state: "draining", retry_after: Duration::from_secs(1) }),
         }
     }
 }

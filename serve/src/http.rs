@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State as AxumState;
@@ -21,6 +22,9 @@ const SECONDS_BUCKETS: [f64; 16] =
 /// Upper bounds of the histograms of counts.
 const COUNT_BUCKETS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 256.0, 1_024.0];
 
+/// How often the histograms' samples are folded.
+const UPKEEP: Duration = Duration::from_secs(5);
+
 /// The process has one recorder, however many nodes it runs.
 static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 
@@ -30,13 +34,25 @@ pub(crate) async fn serve(
     listener: TcpListener,
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    recorder();
+    let upkeep = tokio::spawn(upkeep());
     let router = Router::new()
         .route("/metrics", get(render_metrics))
         .route("/healthz", get(healthy))
         .route("/readyz", get(ready))
         .with_state(shared);
-    axum::serve(listener, router).with_graceful_shutdown(stopped).await
+    let served = axum::serve(listener, router).with_graceful_shutdown(stopped).await;
+    upkeep.abort();
+    served
+}
+
+/// Folds what histograms have collected, whether or not anybody ever asks for /metrics: unfolded samples pile up.
+async fn upkeep() {
+    let Some(handle) = recorder() else { return };
+    let mut ticks = tokio::time::interval(UPKEEP);
+    loop {
+        ticks.tick().await;
+        handle.run_upkeep();
+    }
 }
 
 /// Installs the recorder on first use. None where the program has one of its own: then /metrics is the program's business.

@@ -1,8 +1,8 @@
 //! The node's life: bind, warm, serve, drain. What happens to one question is in `pipeline`; this is everything around it.
 //!
 //! A node listens from the first moment and says NOT_SERVING until it is warm, so that whoever starts it can wait on its
-//! health. Stopping goes the other way: not ready, take nothing new, answer what was let in, close the listeners, close
-//! the store. Nothing that was let in is lost on that way.
+//! health. Stopping goes the other way: not ready, take nothing new, answer what was let in, close the listeners. The store
+//! closes with the last handle to it. Nothing that was let in is lost on that way.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -31,6 +31,10 @@ use crate::question::{Answer, Question};
 const HEALTH_SERVICES: [&str; 4] = ["", "larder.v1.Answers", "larder.v1.Features", "larder.v1.Admin"];
 /// How long the listeners may take to close once every question is answered.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// When a refused read may try again.
+const READ_RETRY: Duration = Duration::from_millis(50);
+/// When a refused publish may try again.
+const PUBLISH_RETRY: Duration = Duration::from_secs(1);
 
 /// Serves until `shutdown` resolves, then drains. Returns early when the node cannot start or a worker fails.
 pub async fn run(config: NodeConfig, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
@@ -76,6 +80,8 @@ pub(crate) struct Shared {
     pub(crate) started: Instant,
     /// node.max_concurrent_reads.
     reads: Arc<Semaphore>,
+    /// One at a time.
+    publishes: Arc<Semaphore>,
     engine: OnceLock<Arc<Engine>>,
 }
 
@@ -92,6 +98,7 @@ impl Node {
             counters: Arc::default(),
             started: Instant::now(),
             reads: Arc::new(Semaphore::new(config.node.max_concurrent_reads)),
+            publishes: Arc::new(Semaphore::new(1)),
             engine: OnceLock::new(),
             config,
         });
@@ -177,17 +184,25 @@ impl Node {
         }
         let unanswered = engine.admission.backlog().questions;
         engine.queue.fail();
-        let _ = joining.await;
+        // A thread that hangs on a disk is left behind.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, joining).await;
         Err(Error::DrainTimeout { unanswered, timeout_s })
     }
 
     async fn close_listeners(&mut self) -> Result<(), Error> {
         let Some(Listeners { mut grpc, mut http, stop }) = self.listeners.take() else { return Ok(()) };
         drop(stop);
-        // A connection that a client keeps open must not keep the node: past the time-out it is cut.
+        // Clients that watch the health would keep their connections open.
+        for service in HEALTH_SERVICES {
+            self.health.clear_service_status(service).await;
+        }
+        // A call that a client keeps open must not keep the node: past the time-out it is left to the end of the process.
         match tokio::time::timeout(CLOSE_TIMEOUT, &mut grpc).await {
             Ok(closed) => closed.map_err(system("closing the gRPC listener"))?.map_err(system("serving gRPC"))?,
-            Err(_) => grpc.abort(),
+            Err(_) => {
+                tracing::warn!("calls were still open {} s after the drain; they are cut", CLOSE_TIMEOUT.as_secs());
+                grpc.abort();
+            }
         }
         match tokio::time::timeout(CLOSE_TIMEOUT, &mut http).await {
             Ok(closed) => closed.map_err(system("closing the metrics listener"))?.map_err(system("serving metrics"))?,
@@ -238,9 +253,9 @@ impl Shared {
         let reply = engine.admit(context, question)?;
         match tokio::time::timeout_at(deadline.into(), reply).await {
             Ok(Ok(outcome)) => outcome,
-            // Dropped on the way: it expired in the queue, or a worker failed.
+            // Dropped before its time: only a failing worker does that, a moment before the node knows.
             Ok(Err(_)) if Instant::now() < deadline => {
-                Err(self.life.answering().err().unwrap_or(Refusal::Internal("the question was dropped".to_owned())))
+                Err(Refusal::Unavailable { state: "failed", retry_after: Duration::from_secs(5) })
             }
             Ok(Err(_)) | Err(_) => {
                 let backlog = engine.admission.backlog().cost;
@@ -249,20 +264,36 @@ impl Shared {
         }
     }
 
-    /// Runs work that blocks (reads, publishing) off the I/O threads, at most node.max_concurrent_reads at once.
-    pub(crate) async fn blocking<T: Send + 'static>(
+    /// Runs a read of many entities off the I/O threads; one more than node.max_concurrent_reads is refused.
+    pub(crate) async fn reading<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let closed = |_| Refusal::Internal("the node is closing".to_owned());
-        let permit = self.reads.clone().acquire_owned().await.map_err(closed)?;
-        let done = tokio::task::spawn_blocking(move || {
-            let outcome = work();
-            drop(permit);
-            outcome
-        });
-        done.await.map_err(|error| Refusal::Internal(format!("a blocking call failed: {error}")))?
+        blocking(&self.reads, READ_RETRY, work).await
     }
+
+    /// Runs a publish or a rollback off the I/O threads, one at a time; a second one is refused.
+    pub(crate) async fn publishing<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        blocking(&self.publishes, PUBLISH_RETRY, work).await
+    }
+}
+
+/// Runs work that blocks on a thread of its own, if there is room.
+async fn blocking<T: Send + 'static>(
+    room: &Arc<Semaphore>,
+    retry_after: Duration,
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    let permit = room.clone().try_acquire_owned().map_err(|_| Refusal::QueueFull { retry_after })?;
+    let done = tokio::task::spawn_blocking(move || {
+        let outcome = work();
+        drop(permit);
+        outcome
+    });
+    done.await.map_err(|error| Refusal::Internal(format!("a blocking call failed: {error}")))?
 }
 
 async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {

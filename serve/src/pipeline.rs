@@ -10,15 +10,16 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use larder_model::{Ranking, Tokens};
-use larder_store::{EntityRef, Fetched};
+use larder_model::{Embeddings, Ranking, Tokens};
+use larder_store::{EntityRef, Fetched, Status};
 
 use crate::engine::Engine;
 use crate::error::{Error, Refusal};
 use crate::life::Life;
 use crate::metrics;
 use crate::question::{Admitted, Answer, BatchInfo, Candidate, Timings};
-use crate::queue::Batch;
+use crate::queue::{Batch, Queue};
+use crate::tenant::Tenant;
 
 /// A batch with everything the model needs.
 struct FetchedBatch {
@@ -51,8 +52,9 @@ pub(crate) struct Pipeline {
 impl Pipeline {
     pub(crate) fn start(engine: &Arc<Engine>, life: &Life) -> Result<Pipeline, Error> {
         let (output, input) = sync_channel(1);
-        let fetch = spawn("fetch", engine, life, move |engine| run_fetch(engine, &output))?;
-        let score = spawn("score", engine, life, move |engine| run_score(engine, &input))?;
+        let (fetcher, scorer) = (engine.clone(), engine.clone());
+        let fetch = spawn("fetch", &engine.queue, life, move || run_fetch(&fetcher, &output))?;
+        let score = spawn("score", &engine.queue, life, move || run_score(&scorer, &input))?;
         Ok(Pipeline { threads: vec![fetch, score] })
     }
 
@@ -138,7 +140,7 @@ fn score(engine: &Engine, batch: FetchedBatch) {
     let rankings = match rank(engine, &batch) {
         Ok(rankings) => rankings,
         Err(error) => {
-            refuse_all(batch.questions, "scoring", &error);
+            refuse_all(batch.questions, "encoding", &error);
             return;
         }
     };
@@ -149,6 +151,10 @@ fn score(engine: &Engine, batch: FetchedBatch) {
 
     let FetchedBatch { questions, features, rows, now_ms, info, clock, tokens } = batch;
     for (at, (question, ranking)) in questions.into_iter().zip(rankings).enumerate() {
+        let Some(ranking) = ranking else {
+            question.finish(Err(Refusal::Internal("the question could not be ranked; the node's log says why".to_owned())));
+            continue;
+        };
         let render_began = Instant::now();
         let mut answer = answer(&question, &ranking, features.as_ref(), rows[at], now_ms, info);
         if tokens.truncated(at) {
@@ -169,28 +175,38 @@ fn score(engine: &Engine, batch: FetchedBatch) {
     }
 }
 
-/// One forward for the batch; then, tenant by tenant, similarity to its catalogue and the ranking with phi.
-fn rank(engine: &Engine, batch: &FetchedBatch) -> Result<Vec<Ranking>, larder_model::Error> {
+/// One forward for the batch, then a ranking tenant by tenant. None for the questions of a tenant whose ranking failed, which
+/// is no other tenant's business.
+fn rank(engine: &Engine, batch: &FetchedBatch) -> Result<Vec<Option<Ranking>>, larder_model::Error> {
     let embeddings = engine.encoder.encode(&batch.tokens)?;
     let mut rankings: Vec<Option<Ranking>> = vec![None; batch.questions.len()];
-    for first in 0..batch.questions.len() {
-        if rankings[first].is_some() {
-            continue;
-        }
+    let mut waiting: Vec<usize> = (0..batch.questions.len()).collect();
+    while let Some(&first) = waiting.first() {
         let tenant = &batch.questions[first].tenant;
-        let same = |&at: &usize| Arc::ptr_eq(&batch.questions[at].tenant, tenant);
-        let members: Vec<usize> = (first..batch.questions.len()).filter(same).collect();
-        let mut phi = Vec::with_capacity(members.len() * tenant.layout.encoder().width());
-        for &at in &members {
-            let row = batch.features.as_ref().zip(batch.rows[at]);
-            tenant.layout.append_phi(row, batch.now_ms, &mut phi)?;
+        let same = |at: &usize| Arc::ptr_eq(&batch.questions[*at].tenant, tenant);
+        let (members, others): (Vec<usize>, Vec<usize>) = waiting.into_iter().partition(same);
+        match rank_tenant(tenant, &embeddings.select(&members), &members, batch) {
+            Ok(ranked) => members.iter().zip(ranked).for_each(|(at, ranking)| rankings[*at] = Some(ranking)),
+            Err(error) => tracing::error!(tenant = tenant.name, %error, questions = members.len(), "ranking failed"),
         }
-        let cosines = tenant.index.best_cosines(&embeddings.select(&members))?;
-        for (at, ranking) in members.into_iter().zip(tenant.head.rank(&cosines, &phi)?) {
-            rankings[at] = Some(ranking);
-        }
+        waiting = others;
     }
-    Ok(rankings.into_iter().flatten().collect())
+    Ok(rankings)
+}
+
+/// Similarity to the tenant's catalogue, together with each user's features, for the questions at `members`.
+fn rank_tenant(
+    tenant: &Tenant,
+    embeddings: &Embeddings,
+    members: &[usize],
+    batch: &FetchedBatch,
+) -> Result<Vec<Ranking>, larder_model::Error> {
+    let mut phi = Vec::with_capacity(members.len() * tenant.layout.encoder().width());
+    for &at in members {
+        let row = batch.features.as_ref().zip(batch.rows[at]);
+        tenant.layout.append_phi(row, batch.now_ms, &mut phi)?;
+    }
+    tenant.head.rank(&tenant.index.best_cosines(embeddings)?, &phi)
 }
 
 /// The answer to one question, in words, with where it came from. Timings are filled in by the caller.
@@ -208,17 +224,21 @@ fn answer(
     let mut notes = question.question.notes.clone();
     if features.is_none() {
         notes.push("the feature store could not be read; answered without features".to_owned());
-    } else if views.iter().all(|view| view.event_time_ms == 0) {
-        notes.push(match row {
-            Some(_) => "no features are known for this user; answered without features".to_owned(),
-            None => "the call named no user; answered without features".to_owned(),
-        });
+    } else if row.is_none() {
+        notes.push("the call named no user; answered without features".to_owned());
+    } else if views.iter().all(|view| view.status != Status::Present) {
+        let expired = views.iter().any(|view| view.status == Status::Expired);
+        let why = if expired { "all that is known of this user has expired" } else { "no features are known for this user" };
+        notes.push(format!("{why}; answered without features"));
     }
     let (text, intent) = if ranking.hand_over {
         (tenant.hand_over.clone(), String::new())
     } else {
         let intent = &tenant.catalogue.intents[ranking.best];
         let rendered = tenant.renderer.render((&intent.name, ranking.best), &tenant.layout, of_user);
+        if !rendered.complete && notes.is_empty() {
+            notes.push("the answer's template needs a feature that this user has not; the general answer was taken".to_owned());
+        }
         (rendered.text, intent.name.clone())
     };
     let candidate = |&(intent, probability): &(usize, f32)| Candidate {
@@ -243,7 +263,7 @@ fn answer(
 fn refuse_all(questions: Vec<Admitted>, stage: &str, error: &larder_model::Error) -> Unusable {
     tracing::error!(stage, %error, questions = questions.len(), "a batch failed");
     for question in questions {
-        question.finish(Err(Refusal::Internal(format!("{stage} failed: {error}"))));
+        question.finish(Err(Refusal::Internal(format!("{stage} failed; the node's log says why"))));
     }
     Unusable
 }
@@ -251,19 +271,22 @@ fn refuse_all(questions: Vec<Admitted>, stage: &str, error: &larder_model::Error
 /// Starts a named thread whose panic becomes the node's state.
 fn spawn(
     worker: &'static str,
-    engine: &Arc<Engine>,
+    queue: &Arc<Queue>,
     life: &Life,
-    run: impl FnOnce(&Engine) + Send + 'static,
+    run: impl FnOnce() + Send + 'static,
 ) -> Result<JoinHandle<()>, Error> {
-    let guard = FailureGuard { worker, engine: engine.clone(), life: life.clone() };
-    let body = move || run(&guard.engine);
+    let guard = FailureGuard { worker, queue: queue.clone(), life: life.clone() };
+    let body = move || {
+        let _guard = guard;
+        run();
+    };
     let thread = std::thread::Builder::new().name(format!("larder-{worker}")).spawn(body);
     thread.map_err(|error| Error::System { context: "starting a worker thread", source: error.into() })
 }
 
 struct FailureGuard {
     worker: &'static str,
-    engine: Arc<Engine>,
+    queue: Arc<Queue>,
     life: Life,
 }
 
@@ -271,7 +294,7 @@ impl Drop for FailureGuard {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.life.fail(self.worker);
-            self.engine.queue.fail();
+            self.queue.fail();
         }
     }
 }
@@ -280,4 +303,30 @@ impl Drop for FailureGuard {
 pub(crate) fn now_ms() -> i64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::BatcherConfig;
+    use crate::life::State;
+
+    #[test]
+    fn a_panicking_worker_fails_the_node() {
+        let (queue, life) = (Arc::new(Queue::new(BatcherConfig::default())), Life::new());
+        life.serve();
+        let worker = spawn("score", &queue, &life, || panic!("on purpose")).unwrap();
+        assert!(worker.join().is_err());
+        assert_eq!(life.state(), State::Failed { worker: "score" });
+        assert!(queue.next_batch().is_none(), "the other worker ends too");
+        assert_eq!(life.answering().unwrap_err().code().1, "failed");
+    }
+
+    #[test]
+    fn a_worker_that_ends_leaves_the_node_as_it_is() {
+        let (queue, life) = (Arc::new(Queue::new(BatcherConfig::default())), Life::new());
+        life.serve();
+        spawn("fetch", &queue, &life, || ()).unwrap().join().unwrap();
+        assert_eq!(life.state(), State::Serving);
+    }
 }

@@ -46,6 +46,8 @@ impl Admitted {
 
     /// Ends it with an answer or a refusal. A caller who has gone is no error.
     pub(crate) fn finish(self, outcome: Result<Answer, Refusal>) {
+        // Room first: a caller who asks again at once must find it.
+        drop(self.permit);
         let _ = self.reply.send(outcome);
     }
 }

@@ -12,9 +12,9 @@ use arrow::array::AsArray;
 use chrono::{DateTime, Utc};
 use larder_model::Catalogue;
 use larder_store::{Fetched, Status, ViewKind};
-use minijinja::{AutoEscape, Environment, Error as TemplateError, ErrorKind, UndefinedBehavior, Value};
+use minijinja::{AutoEscape, Environment, Error as TemplateError, ErrorKind, Output, State, UndefinedBehavior, Value, escape_formatter};
 
-use crate::assemble::{ServiceLayout, ViewLayout};
+use crate::assemble::{ServiceLayout, Variables, ViewLayout, newest_name};
 use crate::cell::{Cell, cell, elements};
 
 /// Steps a template may take before it is stopped.
@@ -39,11 +39,13 @@ pub(crate) struct Rendered {
 
 impl Renderer {
     /// Compiles every template of a catalogue. A template that does not parse is an error that names its intent.
-    pub(crate) fn new(catalogue: &Catalogue) -> Result<Renderer, String> {
+    /// So is one that names a variable or a field which its users can never have.
+    pub(crate) fn new(catalogue: &Catalogue, variables: &Variables) -> Result<Renderer, String> {
         let mut templates = Environment::new();
         templates.set_undefined_behavior(UndefinedBehavior::Strict);
         templates.set_auto_escape_callback(|_| AutoEscape::None);
         templates.set_fuel(Some(MAX_STEPS));
+        templates.set_formatter(write_value);
         templates.add_filter("day", day);
         templates.add_filter("money", money);
         for intent in &catalogue.intents {
@@ -51,6 +53,7 @@ impl Renderer {
                 let detail = error.detail().map(str::to_owned).unwrap_or_else(|| error.to_string());
                 format!("intent \"{}\": its answer is no valid template, line {}: {detail}", intent.name, error.line().unwrap_or(1))
             })?;
+            check_names(&templates, &intent.name, variables)?;
         }
         let without_features = catalogue.intents.iter().map(|intent| intent.answer_without_features.clone()).collect();
         Ok(Renderer { templates, without_features })
@@ -92,7 +95,7 @@ fn variables(layout: &ServiceLayout, fetched: &Fetched, row: usize) -> BTreeMap<
             }
             ViewKind::LastN => {
                 let history = history(view_layout, fetched, row);
-                if let (Some(singular), Some(newest)) = (view.name.strip_suffix('s'), history.first()) {
+                if let (Some(singular), Some(newest)) = (newest_name(&view.name), history.first()) {
                     variables.insert(singular.to_owned(), newest.clone());
                 }
                 variables.insert(view.name.clone(), Value::from(history));
@@ -133,8 +136,48 @@ fn value(cell: Cell<'_>) -> Value {
     }
 }
 
+/// Whether every name of a template is one that its service provides.
+fn check_names(templates: &Environment<'_>, intent: &str, variables: &Variables) -> Result<(), String> {
+    let template = templates.get_template(intent).map_err(|error| error.to_string())?;
+    let mut names: Vec<String> = template.undeclared_variables(true).into_iter().collect();
+    names.sort();
+    for name in names {
+        let mut parts = name.split('.');
+        let variable = parts.next().unwrap_or_default();
+        let known = match (variables.get(variable), parts.next()) {
+            (Some(Some(fields)), Some(field)) => fields.iter().any(|own| own == field),
+            (Some(_), _) => true,
+            (None, _) => false,
+        };
+        if !known {
+            let own = |(variable, fields): (&String, &Option<Vec<String>>)| match fields {
+                Some(fields) => format!("{variable} ({})", fields.join(", ")),
+                None => variable.clone(),
+            };
+            let allowed = variables.iter().map(own).collect::<Vec<_>>().join("; ");
+            return Err(format!("intent \"{intent}\": its answer names {name}; the tenant's service provides {allowed}"));
+        }
+    }
+    Ok(())
+}
+
+/// Null has no words of its own: a template that prints one has no answer for this user.
+fn write_value(out: &mut Output<'_>, state: &State<'_, '_>, value: &Value) -> Result<(), TemplateError> {
+    if value.is_none() {
+        return Err(nothing());
+    }
+    escape_formatter(out, state, value)
+}
+
+fn nothing() -> TemplateError {
+    TemplateError::new(ErrorKind::UndefinedError, "the value is null")
+}
+
 /// `{{ order.expected_at | day }}`: a timestamp in Unix milliseconds as "Tuesday 3 November", in UTC.
 fn day(time_ms: &Value) -> Result<String, TemplateError> {
+    if time_ms.is_none() {
+        return Err(nothing());
+    }
     let time = i64::try_from(time_ms.clone()).ok().and_then(DateTime::<Utc>::from_timestamp_millis);
     match time {
         Some(time) => Ok(time.format("%A %-d %B").to_string()),
@@ -144,6 +187,9 @@ fn day(time_ms: &Value) -> Result<String, TemplateError> {
 
 /// `{{ order.total | money }}`: a number as "EUR 12.30".
 fn money(amount: &Value) -> Result<String, TemplateError> {
+    if amount.is_none() {
+        return Err(nothing());
+    }
     match f64::try_from(amount.clone()) {
         Ok(amount) => Ok(format!("{CURRENCY} {amount:.2}")),
         Err(_) => Err(TemplateError::new(ErrorKind::InvalidOperation, "the money filter takes a number")),
@@ -152,12 +198,50 @@ fn money(amount: &Value) -> Result<String, TemplateError> {
 
 #[cfg(test)]
 mod tests {
+    use larder_model::Intent;
+
     use super::*;
 
     #[test]
     fn timestamps_read_as_days() {
         assert_eq!(day(&Value::from(1_793_664_000_000_i64)).unwrap(), "Tuesday 3 November");
         assert!(day(&Value::from("soon")).is_err());
+    }
+
+    #[test]
+    fn names_that_no_user_has_are_refused_when_the_catalogue_is_loaded() {
+        let variables = Variables::from([
+            ("orders".to_owned(), None),
+            ("order".to_owned(), Some(vec!["item".to_owned(), "total".to_owned()])),
+        ]);
+        let check = |answer: &str| {
+            let intent = Intent {
+                name: "i".to_owned(),
+                title: "I".to_owned(),
+                examples: vec!["an example".to_owned()],
+                answer: answer.to_owned(),
+                answer_without_features: "Sorry.".to_owned(),
+            };
+            Renderer::new(&Catalogue::new(vec![intent]).unwrap(), &variables).err()
+        };
+        assert_eq!(check("{{ order.item }} {{ orders[0].total | money }} {% for one in orders %}{{ one.item }}{% endfor %}"), None);
+        let error = check("Your {{ order.itm }}").unwrap();
+        assert!(error.contains("names order.itm") && error.contains("order (item, total); orders"), "{error}");
+        assert!(check("{{ profile.name }}").unwrap().contains("names profile.name"));
+        assert!(check("{% if %}").unwrap().contains("no valid template, line 1"));
+    }
+
+    #[test]
+    fn a_null_is_never_shown_to_a_customer() {
+        let mut templates = Environment::new();
+        templates.set_formatter(write_value);
+        templates.add_filter("day", day);
+        let null = BTreeMap::from([("x", Value::from(()))]);
+        for template in ["{{ x }}", "{{ x | day }}"] {
+            let error = templates.render_str(template, null.clone()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::UndefinedError, "{template}");
+        }
+        assert_eq!(templates.render_str("{% if x %}{{ x }}{% else %}none{% endif %}", null).unwrap(), "none");
     }
 
     #[test]

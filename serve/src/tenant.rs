@@ -9,6 +9,8 @@ use crate::render::Renderer;
 
 #[derive(Debug)]
 pub(crate) struct Tenant {
+    /// For the log; never for a reply to another tenant.
+    pub(crate) name: String,
     pub(crate) catalogue: Catalogue,
     pub(crate) index: CatalogueIndex,
     pub(crate) head: Head,
@@ -35,7 +37,7 @@ impl Tenant {
             .ok_or_else(|| refuse(format!("service \"{}\" is not declared", config.service)))?;
         let layout = ServiceLayout::new(plan, service).map_err(model("its feature service"))?;
         let catalogue = Catalogue::load(&config.catalogue).map_err(model("its catalogue"))?;
-        let renderer = Renderer::new(&catalogue)
+        let renderer = Renderer::new(&catalogue, &layout.variables(node, service))
             .map_err(|message| refuse(format!("{}: {message}", config.catalogue.display())))?;
         let head = match &config.head {
             Some(path) => Head::load(path, &catalogue, encoder.name(), layout.encoder()).map_err(model("its ranking head"))?,
@@ -44,6 +46,7 @@ impl Tenant {
         let index = CatalogueIndex::load_or_build(encoder, &catalogue, &node.vectors_file(&config.name), &mut |_, _| {})
             .map_err(model("encoding its catalogue"))?;
         Ok(Tenant {
+            name: config.name.clone(),
             catalogue,
             index,
             head,

@@ -7,8 +7,11 @@ use serde_json::{Value, json};
 
 use crate::output::{bold, duration, faint, milliseconds};
 
+/// A stage's name and its time in microseconds.
+type StageTime = (&'static str, fn(&v1::Timings) -> u32);
+
 /// The time per stage, in the order the stages happen.
-pub(crate) const STAGES: [(&str, fn(&v1::Timings) -> u32); 6] = [
+pub(crate) const STAGES: [StageTime; 6] = [
     ("queue", |timings| timings.queue_us),
     ("tokenize", |timings| timings.tokenize_us),
     ("fetch", |timings| timings.fetch_us),

@@ -26,7 +26,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A node or a folder, ready to be published to.
 pub(crate) enum Destination<'a> {
-    Node { address: SocketAddr, admin: AdminClient<Channel>, runtime: Runtime },
+    Node { address: SocketAddr, admin: Box<AdminClient<Channel>>, runtime: Runtime },
     Folder { store: Store, config: &'a NodeConfig },
 }
 
@@ -77,7 +77,7 @@ impl<'a> Destination<'a> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
         let channel = runtime.block_on(connect(&address.to_string()))?;
-        Ok(Destination::Node { address, admin: AdminClient::new(channel), runtime })
+        Ok(Destination::Node { address, admin: Box::new(AdminClient::new(channel)), runtime })
     }
 
     /// Every generation there is, live ones and those kept for rollback.

@@ -21,9 +21,9 @@ const PLAIN_TESTS: usize = 140;
 const TESTS_PER_AMBIGUOUS_GROUP: usize = 10;
 const OUT_OF_SCOPE_TESTS: usize = 20;
 /// How many users ask a training text whose words say enough: several, so that the head learns not to look at features.
-const TRAIN_USERS_PER_TEXT: usize = 8;
+const TRAIN_USERS_PER_TEXT: usize = 4;
 /// How many users of each value ask an ambiguous training text.
-const TRAIN_USERS_PER_VALUE: usize = 4;
+const TRAIN_USERS_PER_VALUE: usize = 2;
 
 /// What a test question tries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
