@@ -93,7 +93,8 @@ async fn a_reply_says_where_it_came_from() {
         }
         assert!(reply.notes.is_empty(), "{:?}", reply.notes);
         let batch = reply.batch.as_ref().unwrap();
-        assert_eq!((batch.size, batch.closed_by.as_str()), (1, "slot_free"));
+        assert_eq!(batch.size, 1);
+        assert!(["slot_free", "oldest_wait"].contains(&batch.closed_by.as_str()), "{}", batch.closed_by);
         let timings = reply.timings.as_ref().unwrap();
         assert!(timings.score_us > 0 && timings.total_us >= timings.score_us + timings.fetch_us, "{timings:?}");
     }
@@ -174,7 +175,9 @@ async fn bad_requests_get_a_clear_status() {
     check(with(CLASS_HEADER, "royal"), Code::InvalidArgument, "must be vip, normal or bulk").await;
     check(with("x-larder-user", &"u".repeat(257)), Code::InvalidArgument, "at most 256").await;
     check(with("grpc-timeout", "soon"), Code::InvalidArgument, "grpc-timeout must be").await;
-    check(with("grpc-timeout", "1n"), Code::DeadlineExceeded, "deadline").await;
+    // The client's own timer may be faster than the node's refusal.
+    let status = node.answers().answer(with("grpc-timeout", "1n")).await.unwrap_err();
+    assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status}");
     let mut nobody = asked("where is my order?");
     nobody.metadata_mut().remove(TENANT_HEADER);
     check(nobody, Code::PermissionDenied, "names no tenant").await;
@@ -326,7 +329,8 @@ async fn a_publish_that_cannot_be_is_refused_and_nothing_changes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn draining_loses_nothing_that_was_let_in() {
-    let shop = Shop::new(&[DEMO]);
+    // Room for all, so that a refusal can only come from the drain.
+    let shop = Shop::with(&[DEMO], "[admission]\nmax_backlog_ms = 600000");
     let node = TestNode::start(&shop).await;
     let mut tasks = JoinSet::new();
     for at in 0..200 {
@@ -341,12 +345,33 @@ async fn draining_loses_nothing_that_was_let_in() {
     node.node.drain().await.unwrap();
     outcomes.extend(tasks.join_all().await);
     let answered = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
-    for status in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
-        assert_eq!(status.code(), Code::Unavailable, "{status}");
-    }
     assert!(answered >= 5, "{answered} of 200 were answered");
-    let told = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).filter(|status| reason(status).0 == "draining");
-    assert_eq!(answered + told.count(), 200, "everybody else was told that the node is draining");
+    for status in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
+        // Told by the draining node, or by the transport where the listener had closed before the question left the client.
+        let told = reason(status).0;
+        assert!(status.code() == Code::Unavailable && (told == "draining" || told.is_empty()), "{status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_cannot_be_read_costs_features_and_not_answers() {
+    let shop = Shop::new(&[DEMO]);
+    let node = TestNode::start(&shop).await;
+    let mut damaged = 0;
+    for file in std::fs::read_dir(shop.config().store.path).unwrap().map(|entry| entry.unwrap().path()) {
+        if file.extension().is_some_and(|extension| extension == "sst") {
+            use std::io::{Seek, SeekFrom, Write};
+            let mut file = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
+            file.seek(SeekFrom::Start(16)).unwrap();
+            file.write_all(&[0xa5; 64]).unwrap();
+            damaged += 1;
+        }
+    }
+    assert!(damaged >= 2, "both views have a file");
+    let reply = node.ask(DEMO, "user-2", "I forgot my password").await.unwrap();
+    assert_eq!((reply.intent.as_str(), reply.views.len()), ("reset_password", 0));
+    assert_eq!(reply.notes, ["the feature store could not be read; answered without features"]);
+    node.node.drain().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ mod support;
 mod answer_flow;
 mod command_line;
 mod demo;
+mod foreign_questions;
 mod ingest_flow;
 mod model_head;
 mod model_parity;

@@ -1,11 +1,16 @@
 //! What does not fit is refused at once, with the reason and the time to come back, and what was let in is still answered.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use larder_serve::v1::AnswerRequest;
+use larder_serve::v1::answer_stream_reply::Outcome;
 use tokio::task::JoinSet;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
-use crate::support::node::{TestNode, ask, reason};
+use crate::support::node::{TestNode, ask, identified, reason};
 use crate::support::shop::{DEMO, Shop, USERS};
 
 const PLENTY: Duration = Duration::from_secs(20);
@@ -39,14 +44,20 @@ async fn an_answer_that_would_come_too_late_is_refused_before_any_work() {
     let shop = Shop::new(&[DEMO]);
     let node = TestNode::start(&shop).await;
     let long = "where is my parcel and why does nobody tell me anything about it ".repeat(25);
-    // 3 ms leave 1 ms after the margin: no machine encodes 256 tokens in that time.
-    let status = ask(node.answers(), DEMO, "user-0", &long, Duration::from_millis(3)).await.unwrap_err();
-    assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status}");
-    if status.code() == Code::DeadlineExceeded {
-        let (reason, retry_after) = reason(&status);
-        assert!(["predicted_late", "expired"].contains(&reason.as_str()), "{reason}");
-        assert!(retry_after >= Some(Duration::from_millis(10)), "{retry_after:?}");
-    }
+    // 8 ms: no machine encodes 256 tokens in that time. On a slow one the request may be overtaken by its own deadline on
+    // the way, so that the client gives up first; then it is asked again.
+    let refused = async {
+        loop {
+            let status = ask(node.answers(), DEMO, "user-0", &long, Duration::from_millis(8)).await.unwrap_err();
+            assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status}");
+            if reason(&status).0 == "predicted_late" {
+                break status;
+            }
+        }
+    };
+    let status = tokio::time::timeout(PLENTY, refused).await.expect("never refused as predicted late");
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert!(reason(&status).1 >= Some(Duration::from_millis(10)), "{status}");
     let page = node.http_get("/metrics").await;
     assert!(page.contains("outcome=\"predicted_late\""), "the refusal is counted by its reason:\n{page}");
     node.node.drain().await.unwrap();
@@ -66,29 +77,39 @@ async fn cancelled_questions_give_their_room_back() {
         tasks.shutdown().await;
     }
     // Eighty were given up on the way; with a leak of one permit a round the queue of eight would be full for good.
-    let mut asked = 0;
-    while node.ask(DEMO, "user-0", "where is my order?").await.is_err() {
-        asked += 1;
-        assert!(asked < 200, "the queue is still full of cancelled questions");
-        tokio::task::yield_now().await;
-    }
+    let answered = async {
+        while node.ask(DEMO, "user-0", "where is my order?").await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PLENTY, answered).await.expect("the queue is still full of cancelled questions");
     node.node.drain().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_is_held_to_its_limit_and_ends_with_the_node() {
-    use larder_serve::v1::AnswerRequest;
-    use tokio_stream::StreamExt;
-
-    let shop = Shop::with(&[DEMO], "");
-    let node = TestNode::start(&shop).await;
-    let (questions, receiver) = tokio::sync::mpsc::channel(1);
-    let request = crate::support::node::identified(DEMO, "user-1", tokio_stream::wrappers::ReceiverStream::new(receiver));
+    const ASKED: usize = 30;
+    let shop = Shop::with(&[DEMO], "[admission]\nmax_questions = 2");
+    let node = TestNode::start(&shop.with_node("max_stream_in_flight = 2")).await;
+    let (questions, receiver) = tokio::sync::mpsc::channel(ASKED);
+    let request = identified(DEMO, "user-1", ReceiverStream::new(receiver));
+    for at in 0..ASKED {
+        let question = AnswerRequest { text: "where is my order?".to_owned(), request_id: at.to_string() };
+        questions.send(question).await.unwrap();
+    }
     let mut replies = node.answers().answer_stream(request).await.unwrap().into_inner();
-    questions.send(AnswerRequest { text: "where is my order?".to_owned(), request_id: "1".to_owned() }).await.unwrap();
-    assert!(replies.next().await.unwrap().is_ok());
-    // The client keeps its stream open; the node ends it and stops all the same.
+    let mut answered = HashSet::new();
+    while answered.len() < ASKED {
+        // With more than two at once in a node that lets in two, some would be refused.
+        match replies.next().await.unwrap().unwrap().outcome.unwrap() {
+            Outcome::Reply(reply) => assert!(answered.insert(reply.request_id), "answered twice"),
+            Outcome::Failure(failure) => panic!("{failure:?}"),
+        }
+    }
+    // The client keeps its stream open; the node ends it, says why, and stops all the same.
     tokio::time::timeout(Duration::from_secs(4), node.node.drain()).await.expect("the drain waits for no client").unwrap();
+    let end = replies.next().await.unwrap().unwrap_err();
+    assert_eq!((end.code(), reason(&end).0.as_str()), (Code::Unavailable, "draining"));
     assert!(replies.next().await.is_none());
     drop(questions);
 }

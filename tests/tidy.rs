@@ -37,6 +37,17 @@ fn every_file_says_what_it_is_for() {
 }
 
 #[test]
+fn every_suite_is_part_of_the_test_binary() {
+    let main = std::fs::read_to_string(checkout().join("tests/main.rs")).unwrap();
+    for entry in std::fs::read_dir(checkout().join("tests")).unwrap() {
+        let path = entry.unwrap().path();
+        let suite = path.file_stem().unwrap().to_str().unwrap();
+        let counted = path.extension().is_none_or(|extension| extension != "rs") || suite == "main";
+        assert!(counted || main.contains(&format!("\nmod {suite};")), "tests/main.rs does not name {suite}");
+    }
+}
+
+#[test]
 fn no_crate_names_what_it_must_not() {
     let forbidden: [(&str, &[&str]); 5] = [
         ("store", &["tokio", "tonic", "burn", "parquet", "larder-model", "larder-serve", "larder-ingest"]),
@@ -120,6 +131,12 @@ fn a_wrong_larder_toml_is_refused_by_file_key_value_and_what_is_allowed() {
         ("[identity]\ndefault_tenant = \"x\"", vec!["identity.default_tenant = \"x\"", "no such tenant"]),
         ("[[service]]\nname = \"s\"\nfeatures = [ { feature = \"a:b\" } ]", vec!["feature = \"a:b\"", "no such view"]),
         ("[[service]]\nname = \"s\"\nfeatures = [ { feature = \"ab\" } ]", vec!["feature = \"ab\"", "view:feature"]),
+        (
+            "[[view]]\nname = \"v\"\nid = 1\nkind = \"latest\"\nentity_key = \"k\"\nevent_time = \"t\"\n\
+             features = [ { name = \"f\", type = \"utf8\" } ]\n\
+             [[service]]\nname = \"s\"\nfeatures = [ { feature = \"v:f\", encode = \"log\" } ]",
+            vec!["feature = \"v:f\"", "Utf8", "log takes numbers"],
+        ),
         ("[node\n", vec!["larder.toml", "line 1"]),
     ] {
         std::fs::write(&file, text).unwrap();

@@ -41,7 +41,7 @@ pub struct Intent {
     pub examples: Vec<String>,
     /// The answer as a template over the user's features.
     pub answer: String,
-    /// The answer as a template where the user's features are unknown.
+    /// The answer where the user's features are unknown: plain text, shown as it is.
     pub answer_without_features: String,
 }
 

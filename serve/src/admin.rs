@@ -46,7 +46,7 @@ impl Admin for AdminService {
             return Err(Refusal::Invalid(format!("path \"{shown}\" must be absolute: the node has a working folder of its own")).into());
         }
         let engine = self.shared.serving()?.clone();
-        let published = self.shared.blocking(move || engine.store.publish(&path).map_err(|error| refused(&error))).await?;
+        let published = self.shared.publishing(move || engine.store.publish(&path).map_err(|error| refused(&error))).await?;
         tracing::info!(tenant = published.tenant.0, view = published.view, generation = published.generation, "published");
         Ok(Response::new(self.published(&published)))
     }
@@ -56,7 +56,7 @@ impl Admin for AdminService {
         let (_, tenant) = self.shared.identity.tenant(&tenant)?;
         let engine = self.shared.serving()?.clone();
         let work = move || engine.store.rollback(tenant, &view).map_err(|error| refused(&error));
-        let published = self.shared.blocking(work).await?;
+        let published = self.shared.publishing(work).await?;
         tracing::info!(tenant = published.tenant.0, view = published.view, generation = published.generation, "rolled back");
         Ok(Response::new(self.published(&published)))
     }
@@ -83,9 +83,11 @@ impl Admin for AdminService {
         let (_, tenant) = self.shared.identity.tenant(&tenant)?;
         let features = wanted(&self.shared.config, &[], &service)?;
         let number = entities.len();
-        let fetched = read(&self.shared, tenant, features, entities).await?;
-        let present = |row: &usize| fetched.views.iter().any(|view| view.status[*row] == ValueStatus::Present);
-        Ok(Response::new(v1::WarmReply { entities: count(number), found: count((0..number).filter(present).count()) }))
+        let found = read(&self.shared, tenant, features, entities, move |fetched| {
+            let present = |row: &usize| fetched.views.iter().any(|view| view.status[*row] == ValueStatus::Present);
+            (0..number).filter(present).count()
+        });
+        Ok(Response::new(v1::WarmReply { entities: count(number), found: count(found.await?) }))
     }
 
     async fn get_node_status(

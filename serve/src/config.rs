@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use larder_model::{EncodedFeature, Encoding, ModelConfig};
-use larder_store::{FeatureRef, StoreConfig, ViewConfig};
+use larder_store::{FeatureRef, FeatureType, StoreConfig, ViewConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::context::Class;
@@ -70,7 +70,7 @@ pub struct NodeSection {
     pub max_message_bytes: usize,
     /// Most entities of one GetFeatures or Warm call.
     pub max_entities: usize,
-    /// Most GetFeatures, Warm and Publish calls that run at once; the others wait.
+    /// Most GetFeatures and Warm calls that run at once; one more is refused.
     pub max_concurrent_reads: usize,
     /// Most unanswered questions of one AnswerStream.
     pub max_stream_in_flight: usize,
@@ -308,14 +308,15 @@ impl NodeConfig {
         self.model.validate().map_err(|error| error.to_string())?;
         self.validate_views()?;
         self.validate_services()?;
+        self.validate_fetch_size()?;
         self.validate_tenants()
     }
 
     fn validate_node(&self) -> Result<(), String> {
         let node = &self.node;
         within("node.io_threads", node.io_threads, 1, 256)?;
-        within("node.default_deadline_ms", node.default_deadline_ms, 1, node.max_deadline_ms)?;
         within("node.max_deadline_ms", node.max_deadline_ms, 1, 3_600_000)?;
+        within("node.default_deadline_ms", node.default_deadline_ms, 1, node.max_deadline_ms)?;
         within("node.drain_timeout_s", node.drain_timeout_s, 1, 3_600)?;
         within("node.max_text_chars", node.max_text_chars, 1, 100_000)?;
         within("node.max_message_bytes", node.max_message_bytes, 1_024, 64 << 20)?;
@@ -349,6 +350,22 @@ impl NodeConfig {
         Ok(())
     }
 
+    /// The largest batch and the largest GetFeatures call must fit into one fetch.
+    fn validate_fetch_size(&self) -> Result<(), String> {
+        let views = self.views.len();
+        let calls = [("batcher.max_questions", self.batcher.max_questions), ("node.max_entities", self.node.max_entities)];
+        for (key, entities) in calls {
+            let (keys, limit) = (entities.saturating_mul(views), self.store.max_fetch_keys);
+            if keys > limit {
+                return Err(format!(
+                    "{key} = {entities}: with {views} views that is {keys} keys, and store.max_fetch_keys = {limit}; \
+                     lower the one or raise the other"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn validate_services(&self) -> Result<(), String> {
         let mut names = HashSet::new();
         for service in &self.services {
@@ -373,14 +390,16 @@ impl NodeConfig {
         let Some(view) = self.view(&reference.view) else {
             return refuse(format!("there is no such view; declared are {}", list(self.views.iter().map(|view| &view.name))));
         };
-        if !view.features.iter().any(|feature| feature.name == reference.feature) {
-            return refuse(format!(
-                "view \"{}\" has no such feature; it has {}",
-                view.name,
-                list(view.features.iter().map(|feature| &feature.name))
-            ));
+        let Some(feature) = view.features.iter().find(|feature| feature.name == reference.feature) else {
+            let names = list(view.features.iter().map(|feature| &feature.name));
+            return refuse(format!("view \"{}\" has no such feature; it has {names}", view.name));
+        };
+        match &entry.encode {
+            Some(encoding) if !encodes(encoding, feature.data_type) => {
+                refuse(format!("a {:?} cannot be encoded so; {ENCODINGS}", feature.data_type))
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn validate_tenants(&self) -> Result<(), String> {
@@ -409,6 +428,20 @@ impl NodeConfig {
             ));
         }
         Ok(())
+    }
+}
+
+/// What `encodes` allows, in words.
+const ENCODINGS: &str = "log takes numbers, age_days takes timestamps, flag takes bools, one_hot takes texts, integers and bools";
+
+/// Whether a ranking head can see values of that type so.
+fn encodes(encoding: &Encoding, data_type: FeatureType) -> bool {
+    use FeatureType::{Bool, F32, F64, I32, I64, Timestamp, Utf8};
+    match encoding {
+        Encoding::Log => matches!(data_type, I32 | I64 | F32 | F64),
+        Encoding::AgeDays(_) => data_type == Timestamp,
+        Encoding::Flag => data_type == Bool,
+        Encoding::OneHot(_) => matches!(data_type, Utf8 | I32 | I64 | Bool),
     }
 }
 

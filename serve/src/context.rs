@@ -21,11 +21,11 @@ pub struct RequestContext {
     pub class: Class,
 }
 
-/// How much an answer matters when not all can be had.
+/// How much an answer matters when not all can be had. Until admission weighs classes it is a label in the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
-    /// Served first, degraded last.
+    /// To be served first and degraded last.
     Vip,
     /// Everybody.
     Normal,

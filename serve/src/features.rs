@@ -35,18 +35,19 @@ impl Features for FeaturesService {
         let context = self.shared.identity.context(request.metadata())?;
         let v1::GetFeaturesRequest { features, service, entities } = request.into_inner();
         let features = wanted(&self.shared.config, &features, &service)?;
-        let fetched = read(&self.shared, context.tenant_id, features, entities).await?;
-        Ok(Response::new(reply(&fetched)))
+        let reply = read(&self.shared, context.tenant_id, features, entities, |fetched| reply(&fetched)).await?;
+        Ok(Response::new(reply))
     }
 }
 
-/// Reads features of many entities of one tenant, off the I/O threads.
-pub(crate) async fn read(
+/// Reads features of many entities of one tenant and makes the reply, off the I/O threads.
+pub(crate) async fn read<T: Send + 'static>(
     shared: &Shared,
     tenant: TenantId,
     features: Vec<FeatureRef>,
     entities: Vec<String>,
-) -> Result<Fetched, Refusal> {
+    reply: impl FnOnce(Fetched) -> T + Send + 'static,
+) -> Result<T, Refusal> {
     let limit = shared.config.node.max_entities;
     if entities.len() > limit {
         let number = entities.len();
@@ -62,9 +63,9 @@ pub(crate) async fn read(
         let entities: Vec<EntityRef<'_>> = entities.iter().map(|entity| EntityRef { tenant, entity }).collect();
         let fetched = engine.store.fetch(&plan, &entities, now_ms()).map_err(|error| refusal(&error))?;
         engine.counters.fetched(&fetched.stats);
-        Ok(fetched)
+        Ok(reply(fetched))
     };
-    shared.blocking(work).await
+    shared.reading(work).await
 }
 
 /// The features of a call: named one by one, or a whole service.

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
@@ -14,9 +15,11 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::admin::AdminService;
 use crate::context::RequestContext;
+use crate::error::Refusal;
 use crate::features::FeaturesService;
 use crate::life::State;
 use crate::node::Shared;
+use crate::question::Question;
 use crate::v1::admin_server::AdminServer;
 use crate::v1::answers_server::{Answers, AnswersServer};
 use crate::v1::features_server::FeaturesServer;
@@ -25,6 +28,12 @@ use crate::wire::{self, CallDeadline};
 
 /// The proto files, for clients that ask the node for them.
 const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/larder.v1.bin"));
+
+/// Largest GetFeatures reply; who needs more asks in parts.
+const MAX_REPLY_BYTES: usize = 64 << 20;
+/// How often a silent connection is asked whether anybody is there, and how long it may take to say so.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// All services of a node.
 pub(crate) fn router(
@@ -38,10 +47,14 @@ pub(crate) fn router(
     let node = &shared.config.node;
     let max_bytes = node.max_message_bytes;
     let answers = AnswersServer::new(AnswersService { shared: shared.clone() }).max_decoding_message_size(max_bytes);
-    let features = FeaturesServer::new(FeaturesService::new(shared.clone())).max_decoding_message_size(max_bytes);
+    let features = FeaturesServer::new(FeaturesService::new(shared.clone()))
+        .max_decoding_message_size(max_bytes)
+        .max_encoding_message_size(MAX_REPLY_BYTES);
     let admin = AdminServer::new(AdminService::new(shared.clone())).max_decoding_message_size(max_bytes);
     Ok(tonic::transport::Server::builder()
         .max_concurrent_streams(node.max_calls_per_connection)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(health)
         .add_service(reflection)
         .add_service(answers)
@@ -67,9 +80,7 @@ struct AnswersService {
 #[tonic::async_trait]
 impl Answers for AnswersService {
     async fn answer(&self, request: Request<AnswerRequest>) -> Result<Response<AnswerReply>, Status> {
-        let context = self.shared.identity.context(request.metadata())?;
-        let deadline = wire::deadline(request.metadata(), &self.shared.config.node)?;
-        let question = wire::question(request.into_inner(), deadline, &self.shared.config.node)?;
+        let (context, question) = self.read(request).inspect_err(|refusal| self.count(refusal))?;
         let answer = self.shared.answer(context, question).await?;
         Ok(Response::new(wire::reply(answer)))
     }
@@ -80,54 +91,97 @@ impl Answers for AnswersService {
         &self,
         request: Request<Streaming<AnswerRequest>>,
     ) -> Result<Response<Self::AnswerStreamStream>, Status> {
-        let context = self.shared.identity.context(request.metadata())?;
-        // A stream's grpc-timeout bounds the stream, which tonic sees to; each question has the default deadline.
-        let deadline = CallDeadline { after: self.shared.config.node.default_deadline(), cut: false };
+        let context = self.shared.identity.context(request.metadata()).inspect_err(|refusal| self.count(refusal))?;
         let (replies, receiver) = mpsc::channel(self.shared.config.node.max_stream_in_flight);
-        tokio::spawn(answer_stream(self.shared.clone(), context, deadline, request.into_inner(), replies));
+        tokio::spawn(answer_stream(self.shared.clone(), context, request.into_inner(), replies));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
 
-/// Answers the questions of one stream until it ends or the node stops, at most node.max_stream_in_flight at once.
+impl AnswersService {
+    /// Who asks and what, or why it is no question.
+    fn read(&self, request: Request<AnswerRequest>) -> Result<(RequestContext, Question), Refusal> {
+        let node = &self.shared.config.node;
+        let context = self.shared.identity.context(request.metadata())?;
+        let deadline = wire::deadline(request.metadata(), node)?;
+        Ok((context, wire::question(request.into_inner(), deadline, node)?))
+    }
+
+    /// Counts what never became a question, under the class of calls that name none.
+    fn count(&self, refusal: &Refusal) {
+        self.shared.counters.refused(self.shared.config.identity.default_class, refusal);
+    }
+}
+
+/// Answers the questions of one stream, at most node.max_stream_in_flight at once, until it ends, breaks or the node stops.
+/// What was asked before that is still answered, and only then does the stream end.
 async fn answer_stream(
     shared: Arc<Shared>,
     context: RequestContext,
-    deadline: CallDeadline,
     mut questions: Streaming<AnswerRequest>,
     replies: mpsc::Sender<Result<AnswerStreamReply, Status>>,
 ) {
-    let in_flight = Arc::new(Semaphore::new(shared.config.node.max_stream_in_flight));
-    loop {
+    let limit = shared.config.node.max_stream_in_flight;
+    let in_flight = Arc::new(Semaphore::new(limit));
+    let end = loop {
         // Not reading is the back-pressure: the client's window fills.
         let Ok(room) = in_flight.clone().acquire_owned().await else { return };
         let next = tokio::select! {
             next = questions.next() => next,
-            _ = shared.life.wait_for(|state| state != State::Serving && state != State::Warming) => None,
-        };
-        let message = match next {
-            None => return,
-            Some(Ok(message)) => message,
-            Some(Err(status)) => {
-                // The stream itself is broken or the message unreadable: the caller gets that as the stream's end.
-                let _ = replies.send(Err(status)).await;
-                return;
+            _ = shared.life.wait_for(|state| !matches!(state, State::Serving | State::Warming)) => {
+                break shared.life.answering().err().map(Status::from);
             }
+            () = replies.closed() => return,
         };
-        let (shared, context, replies) = (shared.clone(), context.clone(), replies.clone());
-        tokio::spawn(async move {
-            let request_id = message.request_id.clone();
-            let outcome = match wire::question(message, deadline, &shared.config.node) {
-                Ok(question) => shared.answer(context, question).await,
-                Err(refusal) => Err(refusal),
-            };
-            let reply = match outcome {
-                Ok(answer) => wire::stream_reply(answer),
-                Err(refusal) => wire::failure(request_id, &refusal),
-            };
-            // A caller who has gone needs no reply.
-            let _ = replies.send(Ok(reply)).await;
-            drop(room);
-        });
+        match next {
+            None => break None,
+            // The stream is broken or the message unreadable; what follows cannot be told apart any more.
+            Some(Err(status)) => break Some(status),
+            Some(Ok(message)) => {
+                let one = answer_one(shared.clone(), context.clone(), message, replies.clone());
+                tokio::spawn(async move {
+                    one.await;
+                    drop(room);
+                });
+            }
+        }
+    };
+    let Some(end) = end else { return };
+    let everything = u32::try_from(limit).unwrap_or(u32::MAX);
+    tokio::select! {
+        _ = in_flight.acquire_many(everything) => {}
+        () = replies.closed() => return,
     }
+    // A caller who has gone needs no reason.
+    let _ = replies.send(Err(end)).await;
+}
+
+/// Answers one question of a stream. A caller who goes away takes the question along.
+async fn answer_one(
+    shared: Arc<Shared>,
+    context: RequestContext,
+    message: AnswerRequest,
+    replies: mpsc::Sender<Result<AnswerStreamReply, Status>>,
+) {
+    let request_id = message.request_id.clone();
+    // Each question has the node's default deadline; a stream as a whole has none.
+    let deadline = CallDeadline { after: shared.config.node.default_deadline(), cut: false };
+    let answered = async {
+        match wire::question(message, deadline, &shared.config.node) {
+            Ok(question) => shared.answer(context, question).await,
+            Err(refusal) => {
+                shared.counters.refused(context.class, &refusal);
+                Err(refusal)
+            }
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = answered => outcome,
+        () = replies.closed() => return,
+    };
+    let reply = match outcome {
+        Ok(answer) => wire::stream_reply(answer),
+        Err(refusal) => wire::failure(request_id, &refusal),
+    };
+    let _ = replies.send(Ok(reply)).await;
 }

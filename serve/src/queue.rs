@@ -69,7 +69,9 @@ impl Queue {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
-            state.waiting.retain(|question| !question.is_lost(now));
+            if !state.slot_taken {
+                state.waiting.retain(|question| !question.is_lost(now));
+            }
             let finished = state.phase == Phase::Draining && state.waiting.is_empty();
             if finished || state.phase == Phase::Failed {
                 return None;

@@ -162,7 +162,7 @@ fn check_names(templates: &Environment<'_>, intent: &str, variables: &Variables)
 }
 
 /// Null has no words of its own: a template that prints one has no answer for this user.
-fn write_value(out: &mut Output<'_>, state: &State<'_, '_>, value: &Value) -> Result<(), TemplateError> {
+fn write_value(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), TemplateError> {
     if value.is_none() {
         return Err(nothing());
     }

@@ -30,7 +30,7 @@ impl Default for StoreConfig {
             hot_capacity_mib: 256,
             hot_shards: 8,
             block_cache_mib: 256,
-            max_fetch_keys: 16_384,
+            max_fetch_keys: 131_072,
         }
     }
 }

@@ -88,6 +88,9 @@ pub(crate) const OTHER: TenantSpec = TenantSpec { name: "other", id: 2, mark: "O
 /// A folder with larder.toml, catalogues, head and store.
 pub(crate) struct Shop {
     folder: TempDir,
+    /// Lines of the [node] section.
+    node: String,
+    /// Whole sections.
     extra: String,
     tenants: Vec<TenantSpec>,
 }
@@ -95,10 +98,7 @@ pub(crate) struct Shop {
 impl Shop {
     /// A shop of these tenants with generation 1 of both views published.
     pub(crate) fn new(tenants: &[TenantSpec]) -> Shop {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("catalogue.toml"), catalogue_toml()).unwrap();
-        std::fs::write(folder.path().join("head.safetensors"), trained_head()).unwrap();
-        let shop = Shop { folder, extra: String::new(), tenants: tenants.to_vec() };
+        let shop = Shop::without_data(tenants);
         let config = shop.config();
         let store = Store::open(&config.store, &config.views).unwrap();
         for tenant in tenants {
@@ -109,11 +109,25 @@ impl Shop {
         shop
     }
 
+    /// A shop of these tenants of which nothing is published.
+    pub(crate) fn without_data(tenants: &[TenantSpec]) -> Shop {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("catalogue.toml"), catalogue_toml()).unwrap();
+        std::fs::write(folder.path().join("head.safetensors"), trained_head()).unwrap();
+        Shop { folder, node: String::new(), extra: String::new(), tenants: tenants.to_vec() }
+    }
+
     /// The same with lines of larder.toml of its own, like `[admission]\nmax_questions = 2`.
     pub(crate) fn with(tenants: &[TenantSpec], extra: &str) -> Shop {
         let mut shop = Shop::new(tenants);
         shop.extra = extra.to_owned();
         shop
+    }
+
+    /// The same with lines of the [node] section of its own.
+    pub(crate) fn with_node(mut self, lines: &str) -> Shop {
+        self.node = lines.to_owned();
+        self
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -129,8 +143,9 @@ impl Shop {
 
     fn toml(&self) -> String {
         let mut text = format!(
-            "[node]\nlisten = \"127.0.0.1:0\"\nmetrics_listen = \"127.0.0.1:0\"\ndefault_deadline_ms = 10000\n\
+            "[node]\nlisten = \"127.0.0.1:0\"\nmetrics_listen = \"127.0.0.1:0\"\ndefault_deadline_ms = 10000\n{}\n\
              [model]\nencoder = {:?}\n{}\n",
+            self.node,
             encoder_folder(),
             self.extra
         );

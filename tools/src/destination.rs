@@ -112,7 +112,7 @@ impl<'a> Destination<'a> {
         Ok(unix_seconds.max(greatest.saturating_add(1)))
     }
 
-    /// Makes a built generation live. Its files are moved.
+    /// Makes a built generation live. Its files are linked into the store.
     pub(crate) fn publish(&mut self, built: &Path) -> Result<NowLive> {
         match self {
             Destination::Node { admin, runtime, .. } => {

@@ -25,7 +25,8 @@ pub(crate) enum Command {
     /// Make a built generation live; the one before is kept for rollback
     #[command(
         after_help = "The node at the config's listen address is asked to link the folder's files; when none answers, the
-store's folder is opened directly. Either way the files are moved out of DIR.
+store's folder is opened directly. Either way the files are linked
+into the store (copied, where it is on another disk): never change them in place; DIR may be deleted.
 
 Examples:
   larder ingest publish built/orders --config larder.toml"

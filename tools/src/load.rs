@@ -124,7 +124,7 @@ impl Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        // Published files have been moved out; what is left of a failed load is of no use. The parent goes when empty.
+        // Published files are linked into the store; this folder is of no more use, whatever became of the load. The parent goes when empty.
         let _ = std::fs::remove_dir_all(&self.folder);
         let _ = std::fs::remove_dir(&self.parent);
     }

@@ -5,6 +5,7 @@
 use std::io::{self, IsTerminal, Read};
 use std::path::PathBuf;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -12,6 +13,9 @@ use larder_serve::NodeConfig;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
+
+/// How long blocking work that nobody waits for any more may hold up the end of the process.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 #[command(
@@ -38,12 +42,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start tokio")?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let signals = Signals::listen()?;
         let stdin_ended = arguments.stop_with_stdin.then(stdin_ends);
         larder_serve::run(config, stop_is_asked(signals, stdin_ended)).await?;
         Ok(())
-    })
+    });
+    // A node that is stopped while it warms leaves its loading behind; the process does not wait for that.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    served
 }
 
 fn start_logging(default_filter: &str) -> Result<()> {
