@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check lint fmt bench-fetch setup clean-data
+.PHONY: help build demo test test-long check lint fmt bench-fetch setup clean-data
 
 CACHE := $(HOME)/.cache/larder
 # A build folder outside the checkout is used where there is one, and never needed.
@@ -23,8 +23,11 @@ ENV := . "$(CACHE)/setup.env";
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: setup ## build, invent a shop, serve it and ask it 200 questions
+build: setup ## build the release binary and say where it is
 	$(ENV) cargo build --release --locked --package larder
+	@echo "$(TARGET)/release/larder"
+
+demo: build ## build, invent a shop, serve it and ask it 200 questions
 	"$(TARGET)/release/larder" demo
 
 test: setup ## run all tests; ends with how many were skipped

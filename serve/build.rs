@@ -2,11 +2,7 @@
 
 use std::path::PathBuf;
 
-const PROTOS: [&str; 3] = [
-    "larder/v1/answer.proto",
-    "larder/v1/features.proto",
-    "larder/v1/admin.proto",
-];
+const PROTOS: [&str; 3] = ["larder/v1/answer.proto", "larder/v1/features.proto", "larder/v1/admin.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -16,8 +12,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         use prost::Message;
         descriptors.encode_to_vec()
     })?;
-    tonic_prost_build::configure()
-        .codec_path("crate::codec::Codec")
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().codec_path("crate::codec::Codec").compile_fds(descriptors)?;
     Ok(())
 }

@@ -19,7 +19,11 @@ use crate::support::shop::{DEMO, Shop, USERS, intent_of, name, order_id};
 const PLENTY: Duration = Duration::from_secs(20);
 
 /// Asks the same words as many users at once and gives the replies in the users' order.
-async fn ask_as_all(node: &TestNode, users: impl Iterator<Item = usize>, text: &'static str) -> Vec<(usize, AnswerReply)> {
+async fn ask_as_all(
+    node: &TestNode,
+    users: impl Iterator<Item = usize>,
+    text: &'static str,
+) -> Vec<(usize, AnswerReply)> {
     let mut tasks = JoinSet::new();
     for user in users {
         let client = node.answers();
@@ -53,7 +57,11 @@ async fn clear_words_decide_whatever_the_order_says() {
         let reply = node.ask(DEMO, user, "please help me, I do not remember my password").await.unwrap();
         assert_eq!(reply.intent, "reset_password", "{user}");
         let reply = node.ask(DEMO, user, "at what hour do you open in the morning?").await.unwrap();
-        assert_eq!((reply.intent.as_str(), reply.answer.as_str()), ("opening_hours", "We are open from nine to six."), "{user}");
+        assert_eq!(
+            (reply.intent.as_str(), reply.answer.as_str()),
+            ("opening_hours", "We are open from nine to six."),
+            "{user}"
+        );
     }
     node.node.drain().await.unwrap();
 }
@@ -104,8 +112,12 @@ async fn a_reply_says_where_it_came_from() {
 #[tokio::test(flavor = "multi_thread")]
 async fn batched_equals_single() {
     const QUESTIONS: [&str; 6] = [
-        "where is my order?", "I lost my password and would like to have a new one please", "gift vouchers?",
-        "open on Sunday?", "a truck should have brought my parcel, did anybody sign for it or not", "tell me a story",
+        "where is my order?",
+        "I lost my password and would like to have a new one please",
+        "gift vouchers?",
+        "open on Sunday?",
+        "a truck should have brought my parcel, did anybody sign for it or not",
+        "tell me a story",
     ];
     let shop = Shop::new(&[DEMO]);
     let node = TestNode::start(&shop).await;
@@ -118,7 +130,8 @@ async fn batched_equals_single() {
         let mut together = JoinSet::new();
         for (user, text) in QUESTIONS.iter().enumerate() {
             let client = node.answers();
-            together.spawn(async move { (user, ask(client, DEMO, &format!("user-{user}"), text, PLENTY).await.unwrap()) });
+            together
+                .spawn(async move { (user, ask(client, DEMO, &format!("user-{user}"), text, PLENTY).await.unwrap()) });
         }
         for (user, reply) in together.join_all().await {
             largest = largest.max(reply.batch.unwrap().size);
@@ -215,14 +228,19 @@ async fn a_stream_answers_each_question_and_survives_a_bad_one() {
     let shop = Shop::new(&[DEMO]);
     let node = TestNode::start(&shop).await;
     let texts = ["where is my order?", "", "how can I use a gift voucher"];
-    let messages = texts.iter().enumerate().map(|(at, text)| AnswerRequest { text: (*text).to_owned(), request_id: at.to_string() });
+    let messages = texts
+        .iter()
+        .enumerate()
+        .map(|(at, text)| AnswerRequest { text: (*text).to_owned(), request_id: at.to_string() });
     let request = identified(DEMO, "user-2", tokio_stream::iter(messages.collect::<Vec<_>>()));
     let mut replies = node.answers().answer_stream(request).await.unwrap().into_inner();
     let mut outcomes = HashMap::new();
     while let Some(reply) = replies.next().await {
         match reply.unwrap().outcome.unwrap() {
             Outcome::Reply(reply) => outcomes.insert(reply.request_id.clone(), reply.intent),
-            Outcome::Failure(failure) => outcomes.insert(failure.request_id, format!("{} {}", failure.code, failure.message)),
+            Outcome::Failure(failure) => {
+                outcomes.insert(failure.request_id, format!("{} {}", failure.code, failure.message))
+            }
         };
     }
     assert_eq!(outcomes.len(), 3);
@@ -280,11 +298,21 @@ async fn a_swap_under_load_serves_no_mixture() {
                 if *stopped.borrow() {
                     break;
                 }
-                let reply = ask(client.clone(), DEMO, &format!("user-{user}"), "where is my order?", PLENTY).await.unwrap();
+                let reply =
+                    ask(client.clone(), DEMO, &format!("user-{user}"), "where is my order?", PLENTY).await.unwrap();
                 assert_eq!(reply.intent, intent_of(user));
                 let (profile, orders) = (&reply.views[0], &reply.views[1]);
-                let expected = format!("{}, order {} ", name(DEMO, user, profile.generation), order_id(DEMO, user, orders.generation));
-                assert!(reply.answer.starts_with(&expected), "{} is not of one generation: {:?}", reply.answer, reply.views);
+                let expected = format!(
+                    "{}, order {} ",
+                    name(DEMO, user, profile.generation),
+                    order_id(DEMO, user, orders.generation)
+                );
+                assert!(
+                    reply.answer.starts_with(&expected),
+                    "{} is not of one generation: {:?}",
+                    reply.answer,
+                    reply.views
+                );
                 seen = seen.max(orders.generation);
             }
             seen
@@ -318,7 +346,9 @@ async fn a_publish_that_cannot_be_is_refused_and_nothing_changes() {
     let shop = Shop::new(&[DEMO]);
     let node = TestNode::start(&shop).await;
     let mut admin = AdminClient::new(node.channel.clone());
-    for (path, says) in [("relative/folder", "must be absolute"), ("/nonexistent/generation", "/nonexistent/generation")] {
+    for (path, says) in
+        [("relative/folder", "must be absolute"), ("/nonexistent/generation", "/nonexistent/generation")]
+    {
         let status = admin.publish(PublishRequest { path: path.to_owned() }).await.unwrap_err();
         assert!(status.message().contains(says), "{status}");
     }
@@ -335,7 +365,9 @@ async fn draining_loses_nothing_that_was_let_in() {
     let mut tasks = JoinSet::new();
     for at in 0..200 {
         let client = node.answers();
-        tasks.spawn(async move { ask(client, DEMO, &format!("user-{}", at % USERS), "where is my order?", PLENTY).await });
+        tasks.spawn(
+            async move { ask(client, DEMO, &format!("user-{}", at % USERS), "where is my order?", PLENTY).await },
+        );
     }
     // Some are answered, so that the drain falls into the middle of the rest.
     let mut outcomes = Vec::new();
@@ -398,10 +430,13 @@ async fn health_and_reflection_tell_what_the_node_is() {
     assert!(node.http_get("/readyz").await.starts_with("HTTP/1.1 200"));
     assert!(node.http_get("/healthz").await.starts_with("HTTP/1.1 200"));
 
-    let mut reflection = tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient::new(node.channel.clone());
+    let mut reflection =
+        tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient::new(node.channel.clone());
     let list = tonic_reflection::pb::v1::ServerReflectionRequest {
         host: String::new(),
-        message_request: Some(tonic_reflection::pb::v1::server_reflection_request::MessageRequest::ListServices(String::new())),
+        message_request: Some(tonic_reflection::pb::v1::server_reflection_request::MessageRequest::ListServices(
+            String::new(),
+        )),
     };
     let mut replies = reflection.server_reflection_info(tokio_stream::iter([list])).await.unwrap().into_inner();
     let services = format!("{:?}", replies.next().await.unwrap().unwrap());

@@ -22,7 +22,9 @@ async fn a_full_queue_refuses_and_answers_the_rest() {
     let mut tasks = JoinSet::new();
     for at in 0..100 {
         let client = node.answers();
-        tasks.spawn(async move { ask(client, DEMO, &format!("user-{}", at % USERS), "where is my order?", PLENTY).await });
+        tasks.spawn(
+            async move { ask(client, DEMO, &format!("user-{}", at % USERS), "where is my order?", PLENTY).await },
+        );
     }
     let outcomes = tasks.join_all().await;
     let refused: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
@@ -107,7 +109,10 @@ async fn a_stream_is_held_to_its_limit_and_ends_with_the_node() {
         }
     }
     // The client keeps its stream open; the node ends it, says why, and stops all the same.
-    tokio::time::timeout(Duration::from_secs(4), node.node.drain()).await.expect("the drain waits for no client").unwrap();
+    tokio::time::timeout(Duration::from_secs(4), node.node.drain())
+        .await
+        .expect("the drain waits for no client")
+        .unwrap();
     let end = replies.next().await.unwrap().unwrap_err();
     assert_eq!((end.code(), reason(&end).0.as_str()), (Code::Unavailable, "draining"));
     assert!(replies.next().await.is_none());

@@ -21,7 +21,9 @@ async fn the_same_user_names_in_two_tenants_are_two_people() {
         let client = node.answers();
         let (tenant, user) = (if at % 2 == 0 { DEMO } else { OTHER }, at / 2 % USERS);
         tasks.spawn(async move {
-            let reply = ask(client, tenant, &format!("user-{user}"), "where is my order?", Duration::from_secs(20)).await.unwrap();
+            let reply = ask(client, tenant, &format!("user-{user}"), "where is my order?", Duration::from_secs(20))
+                .await
+                .unwrap();
             (tenant, user, reply)
         });
     }

@@ -104,7 +104,8 @@ fn the_readme_lists_every_metric_and_no_other() {
     let names = |text: &str| -> BTreeSet<String> {
         let pieces = text.split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'));
         let suffixes = ["_total", "_seconds", "_bytes", "_questions", "_state", "_texts", "_tokens", "_ratio"];
-        let metric = |piece: &&str| piece.starts_with("larder_") && suffixes.iter().any(|suffix| piece.ends_with(suffix));
+        let metric =
+            |piece: &&str| piece.starts_with("larder_") && suffixes.iter().any(|suffix| piece.ends_with(suffix));
         pieces.filter(metric).map(str::to_owned).collect()
     };
     let mut declared = BTreeSet::new();

@@ -43,11 +43,20 @@ impl Admin for AdminService {
         let path = PathBuf::from(request.into_inner().path);
         if !path.is_absolute() {
             let shown = path.display();
-            return Err(Refusal::Invalid(format!("path \"{shown}\" must be absolute: the node has a working folder of its own")).into());
+            return Err(Refusal::Invalid(format!(
+                "path \"{shown}\" must be absolute: the node has a working folder of its own"
+            ))
+            .into());
         }
         let engine = self.shared.serving()?.clone();
-        let published = self.shared.publishing(move || engine.store.publish(&path).map_err(|error| refused(&error))).await?;
-        tracing::info!(tenant = published.tenant.0, view = published.view, generation = published.generation, "published");
+        let published =
+            self.shared.publishing(move || engine.store.publish(&path).map_err(|error| refused(&error))).await?;
+        tracing::info!(
+            tenant = published.tenant.0,
+            view = published.view,
+            generation = published.generation,
+            "published"
+        );
         Ok(Response::new(self.published(&published)))
     }
 
@@ -57,7 +66,12 @@ impl Admin for AdminService {
         let engine = self.shared.serving()?.clone();
         let work = move || engine.store.rollback(tenant, &view).map_err(|error| refused(&error));
         let published = self.shared.publishing(work).await?;
-        tracing::info!(tenant = published.tenant.0, view = published.view, generation = published.generation, "rolled back");
+        tracing::info!(
+            tenant = published.tenant.0,
+            view = published.view,
+            generation = published.generation,
+            "rolled back"
+        );
         Ok(Response::new(self.published(&published)))
     }
 

@@ -160,7 +160,10 @@ mod tests {
 
     #[test]
     fn the_oldest_question_bounds_the_wait() {
-        assert_eq!(check(&[(0, 300, 5), (1, 300, 5)], true, false, 2), Some((2, Decision::Close(ClosedBy::OldestWait))));
+        assert_eq!(
+            check(&[(0, 300, 5), (1, 300, 5)], true, false, 2),
+            Some((2, Decision::Close(ClosedBy::OldestWait)))
+        );
     }
 
     #[test]

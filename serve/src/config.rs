@@ -353,7 +353,8 @@ impl NodeConfig {
     /// The largest batch and the largest GetFeatures call must fit into one fetch.
     fn validate_fetch_size(&self) -> Result<(), String> {
         let views = self.views.len();
-        let calls = [("batcher.max_questions", self.batcher.max_questions), ("node.max_entities", self.node.max_entities)];
+        let calls =
+            [("batcher.max_questions", self.batcher.max_questions), ("node.max_entities", self.node.max_entities)];
         for (key, entities) in calls {
             let (keys, limit) = (entities.saturating_mul(views), self.store.max_fetch_keys);
             if keys > limit {
@@ -371,7 +372,10 @@ impl NodeConfig {
         for service in &self.services {
             unique(&mut names, "service.name", &service.name)?;
             if service.features.is_empty() {
-                return Err(format!("service \"{}\": features is empty; name at least one \"view:feature\"", service.name));
+                return Err(format!(
+                    "service \"{}\": features is empty; name at least one \"view:feature\"",
+                    service.name
+                ));
             }
             let mut features = HashSet::new();
             for entry in &service.features {
@@ -383,12 +387,16 @@ impl NodeConfig {
     }
 
     fn validate_feature(&self, service: &str, entry: &ServiceFeature) -> Result<(), String> {
-        let refuse = |allowed: String| Err(format!("service \"{service}\": feature = \"{}\": {allowed}", entry.feature));
+        let refuse =
+            |allowed: String| Err(format!("service \"{service}\": feature = \"{}\": {allowed}", entry.feature));
         let Some(reference) = entry.reference() else {
             return refuse("must have the form \"view:feature\"".to_owned());
         };
         let Some(view) = self.view(&reference.view) else {
-            return refuse(format!("there is no such view; declared are {}", list(self.views.iter().map(|view| &view.name))));
+            return refuse(format!(
+                "there is no such view; declared are {}",
+                list(self.views.iter().map(|view| &view.name))
+            ));
         };
         let Some(feature) = view.features.iter().find(|feature| feature.name == reference.feature) else {
             let names = list(view.features.iter().map(|feature| &feature.name));
@@ -432,7 +440,8 @@ impl NodeConfig {
 }
 
 /// What `encodes` allows, in words.
-const ENCODINGS: &str = "log takes numbers, age_days takes timestamps, flag takes bools, one_hot takes texts, integers and bools";
+const ENCODINGS: &str =
+    "log takes numbers, age_days takes timestamps, flag takes bools, one_hot takes texts, integers and bools";
 
 /// Whether a ranking head can see values of that type so.
 fn encodes(encoding: &Encoding, data_type: FeatureType) -> bool {
@@ -445,14 +454,18 @@ fn encodes(encoding: &Encoding, data_type: FeatureType) -> bool {
     }
 }
 
-fn within<T: PartialOrd + Display>(key: &str, value: T, least: T, most: T) -> Result<(), String> {
+fn within<T: PartialOrd + Display + Copy>(key: &str, value: T, least: T, most: T) -> Result<(), String> {
     if value < least || value > most {
         return Err(format!("{key} = {value}: must be {least} to {most}"));
     }
     Ok(())
 }
 
-fn unique<T: std::hash::Hash + Eq + Display + Clone>(seen: &mut HashSet<T>, key: &str, value: &T) -> Result<(), String> {
+fn unique<T: std::hash::Hash + Eq + Display + Clone>(
+    seen: &mut HashSet<T>,
+    key: &str,
+    value: &T,
+) -> Result<(), String> {
     if !seen.insert(value.clone()) {
         return Err(format!("{key} = {value}: stands twice; each must be unique"));
     }

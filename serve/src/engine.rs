@@ -101,7 +101,8 @@ impl Engine {
     ) -> Result<oneshot::Receiver<Result<Answer, Refusal>>, Refusal> {
         let arrived = Instant::now();
         let tenant = self.tenants.get(context.tenant.as_ref()).cloned();
-        let tenant = tenant.ok_or_else(|| Refusal::UnknownTenant(format!("tenant \"{}\" is not served here", context.tenant)))?;
+        let tenant = tenant
+            .ok_or_else(|| Refusal::UnknownTenant(format!("tenant \"{}\" is not served here", context.tenant)))?;
         let estimated_tokens = CostModel::estimate_tokens(&question.text, self.max_tokens);
         let remaining = question.deadline.saturating_duration_since(arrived);
         let permit = self.admission.admit(self.cost.predict(estimated_tokens), remaining).inspect_err(|_| {

@@ -124,7 +124,9 @@ pub enum Error {
         source: larder_model::Error,
     },
     /// Declare a tenant.
-    #[error("larder.toml declares no [[tenant]], so there is nobody to answer for; `larder sample` writes a complete file")]
+    #[error(
+        "larder.toml declares no [[tenant]], so there is nobody to answer for; `larder sample` writes a complete file"
+    )]
     NoTenant,
     /// Correct the tenant's catalogue.
     #[error("tenant \"{tenant}\": {message}")]

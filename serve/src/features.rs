@@ -51,7 +51,9 @@ pub(crate) async fn read<T: Send + 'static>(
     let limit = shared.config.node.max_entities;
     if entities.len() > limit {
         let number = entities.len();
-        return Err(Refusal::Invalid(format!("{number} entities; at most {limit} are allowed in a call (node.max_entities)")));
+        return Err(Refusal::Invalid(format!(
+            "{number} entities; at most {limit} are allowed in a call (node.max_entities)"
+        )));
     }
     if entities.is_empty() {
         return Err(Refusal::Invalid("entities is empty; name at least one".to_owned()));

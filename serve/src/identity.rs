@@ -62,7 +62,9 @@ impl Identity {
     pub(crate) fn tenant(&self, name: &str) -> Result<(Arc<str>, TenantId), Refusal> {
         match self.tenants.get(name) {
             Some((name, id)) => Ok((name.clone(), *id)),
-            None if name.is_empty() => Err(Refusal::UnknownTenant(format!("the call names no tenant: set {TENANT_HEADER}"))),
+            None if name.is_empty() => {
+                Err(Refusal::UnknownTenant(format!("the call names no tenant: set {TENANT_HEADER}")))
+            }
             None => Err(Refusal::UnknownTenant(format!("tenant \"{name}\" is not served by this node"))),
         }
     }

@@ -152,7 +152,8 @@ fn score(engine: &Engine, batch: FetchedBatch) {
     let FetchedBatch { questions, features, rows, now_ms, info, clock, tokens } = batch;
     for (at, (question, ranking)) in questions.into_iter().zip(rankings).enumerate() {
         let Some(ranking) = ranking else {
-            question.finish(Err(Refusal::Internal("the question could not be ranked; the node's log says why".to_owned())));
+            question
+                .finish(Err(Refusal::Internal("the question could not be ranked; the node's log says why".to_owned())));
             continue;
         };
         let render_began = Instant::now();
@@ -228,7 +229,8 @@ fn answer(
         notes.push("the call named no user; answered without features".to_owned());
     } else if views.iter().all(|view| view.status != Status::Present) {
         let expired = views.iter().any(|view| view.status == Status::Expired);
-        let why = if expired { "all that is known of this user has expired" } else { "no features are known for this user" };
+        let why =
+            if expired { "all that is known of this user has expired" } else { "no features are known for this user" };
         notes.push(format!("{why}; answered without features"));
     }
     let (text, intent) = if ranking.hand_over {
@@ -237,7 +239,9 @@ fn answer(
         let intent = &tenant.catalogue.intents[ranking.best];
         let rendered = tenant.renderer.render((&intent.name, ranking.best), &tenant.layout, of_user);
         if !rendered.complete && notes.is_empty() {
-            notes.push("the answer's template needs a feature that this user has not; the general answer was taken".to_owned());
+            notes.push(
+                "the answer's template needs a feature that this user has not; the general answer was taken".to_owned(),
+            );
         }
         (rendered.text, intent.name.clone())
     };

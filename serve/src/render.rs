@@ -12,7 +12,10 @@ use arrow::array::AsArray;
 use chrono::{DateTime, Utc};
 use larder_model::Catalogue;
 use larder_store::{Fetched, Status, ViewKind};
-use minijinja::{AutoEscape, Environment, Error as TemplateError, ErrorKind, Output, State, UndefinedBehavior, Value, escape_formatter};
+use minijinja::{
+    AutoEscape, Environment, Error as TemplateError, ErrorKind, Output, State, UndefinedBehavior, Value,
+    escape_formatter,
+};
 
 use crate::assemble::{ServiceLayout, Variables, ViewLayout, newest_name};
 use crate::cell::{Cell, cell, elements};
@@ -51,7 +54,11 @@ impl Renderer {
         for intent in &catalogue.intents {
             templates.add_template_owned(intent.name.clone(), intent.answer.clone()).map_err(|error| {
                 let detail = error.detail().map(str::to_owned).unwrap_or_else(|| error.to_string());
-                format!("intent \"{}\": its answer is no valid template, line {}: {detail}", intent.name, error.line().unwrap_or(1))
+                format!(
+                    "intent \"{}\": its answer is no valid template, line {}: {detail}",
+                    intent.name,
+                    error.line().unwrap_or(1)
+                )
             })?;
             check_names(&templates, &intent.name, variables)?;
         }
@@ -120,7 +127,8 @@ fn history(layout: &ViewLayout, fetched: &Fetched, row: usize) -> Vec<Value> {
 }
 
 fn object(layout: &ViewLayout, read: impl Fn(usize) -> Value) -> Value {
-    let fields: BTreeMap<String, Value> = layout.columns.iter().map(|(name, column)| (name.clone(), read(*column))).collect();
+    let fields: BTreeMap<String, Value> =
+        layout.columns.iter().map(|(name, column)| (name.clone(), read(*column))).collect();
     Value::from(fields)
 }
 
@@ -155,7 +163,9 @@ fn check_names(templates: &Environment<'_>, intent: &str, variables: &Variables)
                 None => variable.clone(),
             };
             let allowed = variables.iter().map(own).collect::<Vec<_>>().join("; ");
-            return Err(format!("intent \"{intent}\": its answer names {name}; the tenant's service provides {allowed}"));
+            return Err(format!(
+                "intent \"{intent}\": its answer names {name}; the tenant's service provides {allowed}"
+            ));
         }
     }
     Ok(())
@@ -224,7 +234,10 @@ mod tests {
             };
             Renderer::new(&Catalogue::new(vec![intent]).unwrap(), &variables).err()
         };
-        assert_eq!(check("{{ order.item }} {{ orders[0].total | money }} {% for one in orders %}{{ one.item }}{% endfor %}"), None);
+        assert_eq!(
+            check("{{ order.item }} {{ orders[0].total | money }} {% for one in orders %}{{ one.item }}{% endfor %}"),
+            None
+        );
         let error = check("Your {{ order.itm }}").unwrap();
         assert!(error.contains("names order.itm") && error.contains("order (item, total); orders"), "{error}");
         assert!(check("{{ profile.name }}").unwrap().contains("names profile.name"));

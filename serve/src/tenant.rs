@@ -40,11 +40,14 @@ impl Tenant {
         let renderer = Renderer::new(&catalogue, &layout.variables(node, service))
             .map_err(|message| refuse(format!("{}: {message}", config.catalogue.display())))?;
         let head = match &config.head {
-            Some(path) => Head::load(path, &catalogue, encoder.name(), layout.encoder()).map_err(model("its ranking head"))?,
+            Some(path) => {
+                Head::load(path, &catalogue, encoder.name(), layout.encoder()).map_err(model("its ranking head"))?
+            }
             None => Head::similarity_only(&catalogue, encoder.name(), layout.encoder()),
         };
-        let index = CatalogueIndex::load_or_build(encoder, &catalogue, &node.vectors_file(&config.name), &mut |_, _| {})
-            .map_err(model("encoding its catalogue"))?;
+        let index =
+            CatalogueIndex::load_or_build(encoder, &catalogue, &node.vectors_file(&config.name), &mut |_, _| {})
+                .map_err(model("encoding its catalogue"))?;
         Ok(Tenant {
             name: config.name.clone(),
             catalogue,

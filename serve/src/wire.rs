@@ -53,11 +53,17 @@ fn parse_timeout(header: &str) -> Option<Duration> {
 }
 
 /// A question from its message, arrived now.
-pub(crate) fn question(message: v1::AnswerRequest, deadline: CallDeadline, node: &NodeSection) -> Result<Question, Refusal> {
+pub(crate) fn question(
+    message: v1::AnswerRequest,
+    deadline: CallDeadline,
+    node: &NodeSection,
+) -> Result<Question, Refusal> {
     let v1::AnswerRequest { text, request_id } = message;
     if request_id.len() > MAX_REQUEST_ID_BYTES {
         let length = request_id.len();
-        return Err(Refusal::Invalid(format!("request_id has {length} bytes; at most {MAX_REQUEST_ID_BYTES} are allowed")));
+        return Err(Refusal::Invalid(format!(
+            "request_id has {length} bytes; at most {MAX_REQUEST_ID_BYTES} are allowed"
+        )));
     }
     // Characters are counted only where bytes leave a doubt.
     if text.len() > node.max_text_chars && text.chars().count() > node.max_text_chars {

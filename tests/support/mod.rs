@@ -14,7 +14,11 @@ pub(crate) fn encoder_folder() -> PathBuf {
         PathBuf::from(home).join(".cache/larder/models")
     });
     let folder = models.join("minilm-l6");
-    assert!(folder.join("model.safetensors").exists(), "{} is absent: run `larder model get minilm-l6`", folder.display());
+    assert!(
+        folder.join("model.safetensors").exists(),
+        "{} is absent: run `larder model get minilm-l6`",
+        folder.display()
+    );
     folder
 }
 

@@ -22,53 +22,143 @@ pub(crate) const STATUSES: [(&str, &str); 3] =
 
 /// (name, title, answer, answer without features, examples)
 const INTENTS: [(&str, &str, &str, [&str; 4]); 6] = [
-    ("order_processing", "Order is being packed", "{{ profile.name }}, order {{ order.order_id }} is being packed.", [
-        "Has my order been packed yet?", "My order is still being prepared, when will it be sent?",
-        "Why has my order not been shipped?", "Is my order still processing?",
-    ]),
-    ("order_in_transit", "Order is on its way", "{{ profile.name }}, order {{ order.order_id }} is on its way.", [
-        "Is my parcel on its way?", "When will the shipped order get here?",
-        "How can I track my parcel?", "My package is in transit, when does it arrive?",
-    ]),
-    ("order_delivered", "Order was delivered", "{{ profile.name }}, order {{ order.order_id }} was delivered.", [
-        "It says my order was delivered, but I cannot find it", "Has my parcel been delivered?",
-        "Who accepted my delivery?", "My parcel should be here already according to your mail",
-    ]),
-    ("reset_password", "Forgotten password", "{{ profile.name }}, use the link on the sign-in page.", [
-        "How do I reset my password?", "I forgot my password", "I cannot log in to my account",
-        "My password does not work any more",
-    ]),
-    ("gift_cards", "Gift cards", "Gift cards are sold in every size.", [
-        "Do you sell gift cards?", "I want to give a voucher as a present", "How can I use my gift card?",
-        "Can I buy a gift voucher online?",
-    ]),
-    ("opening_hours", "Opening hours", "We are open from nine to six.", [
-        "When does your shop open?", "What are your opening hours?", "Are you open on Sundays?",
-        "How late is the store open?",
-    ]),
+    (
+        "order_processing",
+        "Order is being packed",
+        "{{ profile.name }}, order {{ order.order_id }} is being packed.",
+        [
+            "Has my order been packed yet?",
+            "My order is still being prepared, when will it be sent?",
+            "Why has my order not been shipped?",
+            "Is my order still processing?",
+        ],
+    ),
+    (
+        "order_in_transit",
+        "Order is on its way",
+        "{{ profile.name }}, order {{ order.order_id }} is on its way.",
+        [
+            "Is my parcel on its way?",
+            "When will the shipped order get here?",
+            "How can I track my parcel?",
+            "My package is in transit, when does it arrive?",
+        ],
+    ),
+    (
+        "order_delivered",
+        "Order was delivered",
+        "{{ profile.name }}, order {{ order.order_id }} was delivered.",
+        [
+            "It says my order was delivered, but I cannot find it",
+            "Has my parcel been delivered?",
+            "Who accepted my delivery?",
+            "My parcel should be here already according to your mail",
+        ],
+    ),
+    (
+        "reset_password",
+        "Forgotten password",
+        "{{ profile.name }}, use the link on the sign-in page.",
+        [
+            "How do I reset my password?",
+            "I forgot my password",
+            "I cannot log in to my account",
+            "My password does not work any more",
+        ],
+    ),
+    (
+        "gift_cards",
+        "Gift cards",
+        "Gift cards are sold in every size.",
+        [
+            "Do you sell gift cards?",
+            "I want to give a voucher as a present",
+            "How can I use my gift card?",
+            "Can I buy a gift voucher online?",
+        ],
+    ),
+    (
+        "opening_hours",
+        "Opening hours",
+        "We are open from nine to six.",
+        [
+            "When does your shop open?",
+            "What are your opening hours?",
+            "Are you open on Sundays?",
+            "How late is the store open?",
+        ],
+    ),
 ];
 
 /// Questions whose words say nothing about the state of the order.
 const AMBIGUOUS: [&str; 8] = [
-    "where is it?", "what is going on with my order?", "any news about my stuff?", "can you check my order please",
-    "I am waiting for my things", "what about my purchase?", "is there an update?", "how far is my order?",
+    "where is it?",
+    "what is going on with my order?",
+    "any news about my stuff?",
+    "can you check my order please",
+    "I am waiting for my things",
+    "what about my purchase?",
+    "is there an update?",
+    "how far is my order?",
 ];
 
 /// Questions the words decide.
 const PLAIN: [(&str, [&str; 4]); 6] = [
-    ("order_processing", ["have you packed my things", "is the order still with you", "why was nothing sent so far", "is it still being prepared"]),
-    ("order_in_transit", ["which day does the shipped parcel arrive", "give me the tracking number", "is the driver on the way", "where is the truck with my parcel"]),
-    ("order_delivered", ["the tracking says delivered but nothing is here", "did somebody sign for my parcel", "the parcel was left at the wrong door", "delivered to whom"]),
-    ("reset_password", ["password forgotten", "I need a new password", "login is not possible", "the sign in page rejects me"]),
-    ("gift_cards", ["vouchers for a birthday", "what gift cards are there", "paying with a voucher", "a gift card for my mother"]),
-    ("opening_hours", ["are you open today", "until when can I visit the shop", "do you close at noon", "open on Saturday?"]),
+    (
+        "order_processing",
+        [
+            "have you packed my things",
+            "is the order still with you",
+            "why was nothing sent so far",
+            "is it still being prepared",
+        ],
+    ),
+    (
+        "order_in_transit",
+        [
+            "which day does the shipped parcel arrive",
+            "give me the tracking number",
+            "is the driver on the way",
+            "where is the truck with my parcel",
+        ],
+    ),
+    (
+        "order_delivered",
+        [
+            "the tracking says delivered but nothing is here",
+            "did somebody sign for my parcel",
+            "the parcel was left at the wrong door",
+            "delivered to whom",
+        ],
+    ),
+    (
+        "reset_password",
+        ["password forgotten", "I need a new password", "login is not possible", "the sign in page rejects me"],
+    ),
+    (
+        "gift_cards",
+        ["vouchers for a birthday", "what gift cards are there", "paying with a voucher", "a gift card for my mother"],
+    ),
+    (
+        "opening_hours",
+        ["are you open today", "until when can I visit the shop", "do you close at noon", "open on Saturday?"],
+    ),
 ];
 
 /// Questions nobody here can answer.
 const OUT_OF_SCOPE: [&str; 12] = [
-    "what is the capital of France", "write me a poem about the sea", "who won the football match", "my knee hurts",
-    "how do I cook rice", "what will the weather be tomorrow", "solve this equation for me", "tell me a joke",
-    "which stocks should I buy", "how old is the universe", "translate this into Spanish", "asdf qwer zxcv",
+    "what is the capital of France",
+    "write me a poem about the sea",
+    "who won the football match",
+    "my knee hurts",
+    "how do I cook rice",
+    "what will the weather be tomorrow",
+    "solve this equation for me",
+    "tell me a joke",
+    "which stocks should I buy",
+    "how old is the universe",
+    "translate this into Spanish",
+    "asdf qwer zxcv",
 ];
 
 /// Names a tenant uses, so that two shops never look alike.
@@ -165,7 +255,8 @@ impl Shop {
         let view = config.view(view).unwrap();
         let out = self.path().join(format!("{}-{}-{generation}", tenant.name, view.name));
         let mut writer =
-            GenerationWriter::create(&out, view, TenantId(tenant.id), generation, now_ms(), WriterLimits::default()).unwrap();
+            GenerationWriter::create(&out, view, TenantId(tenant.id), generation, now_ms(), WriterLimits::default())
+                .unwrap();
         let mut users: Vec<usize> = (0..USERS).collect();
         users.sort_by_key(|user| format!("user-{user}"));
         let texts = |text: &dyn Fn(usize) -> String| -> ArrayRef {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use larder_model::{Catalogue, Encoder, FeatureEncoder, Head};
+use larder_model::{Catalogue, Encoder, FeatureEncoder, Head, TrainOptions};
 use larder_serve::{NodeConfig, ServiceConfig, TenantConfig};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,9 @@ use crate::load::{Snapshot, load};
 use crate::model_train::train_head;
 use crate::sample::{SampleRecord, SampleRequest, existing_sample, write_sample};
 use crate::shop_config::VIEWS;
+
+/// The demo counts a needless hand-over as wrong as well, so its shop would rather answer.
+const WRONG_ANSWER_COST: f32 = 0.2;
 
 const INGESTED: &str = "ingested.json";
 const TRAINED: &str = "trained.json";
@@ -73,12 +76,13 @@ pub(crate) fn prepare_head(config: &NodeConfig, tenant: &TenantConfig, folder: &
     let head = tenant.head.clone().context("the tenant of the sample has no head in its config")?;
     let questions = folder.join("train.jsonl");
     let record = folder.join(TRAINED);
-    let trained = Trained { inputs_sha256: inputs_sha256(config, tenant, &questions)? };
+    let options = TrainOptions { wrong_answer_cost: WRONG_ANSWER_COST, ..TrainOptions::default() };
+    let trained = Trained { inputs_sha256: inputs_sha256(config, tenant, &questions, &options)? };
     if read_json(&record).as_ref() == Some(&trained) && is_usable(config, tenant, &head)? {
         eprintln!("head: trained already from this catalogue, these questions and this encoder");
         return Ok(());
     }
-    train_head(config, tenant, &questions, &head)?;
+    train_head(config, tenant, &questions, &head, &options)?;
     write_json(&record, &trained)
 }
 
@@ -93,7 +97,12 @@ fn service_of<'a>(config: &'a NodeConfig, tenant: &TenantConfig) -> Result<&'a S
     config.service(&tenant.service).context("the tenant's service is missing from the config")
 }
 
-fn inputs_sha256(config: &NodeConfig, tenant: &TenantConfig, questions: &Path) -> Result<String> {
+fn inputs_sha256(
+    config: &NodeConfig,
+    tenant: &TenantConfig,
+    questions: &Path,
+    options: &TrainOptions,
+) -> Result<String> {
     let service = service_of(config, tenant)?;
     let encoder = |file: &str| config.model.encoder.join(file);
     let files: [PathBuf; 5] = [
@@ -103,7 +112,7 @@ fn inputs_sha256(config: &NodeConfig, tenant: &TenantConfig, questions: &Path) -
         encoder("tokenizer.json"),
         encoder("model.safetensors"),
     ];
-    let mut inputs = toml::to_string(service).context("the service cannot be written as TOML")?;
+    let mut inputs = serde_json::to_string(&(env!("CARGO_PKG_VERSION"), options, service))?;
     for file in &files {
         inputs.push_str(&sha256_file(file)?);
     }

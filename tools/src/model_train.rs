@@ -38,6 +38,9 @@ pub(crate) struct Arguments {
     /// Where to write the head [default: the tenant's head in the config]
     #[arg(long)]
     out: Option<PathBuf>,
+    /// What a wrong answer costs where a right one counts 1 and a needless hand-over 0; more means more hand-overs
+    #[arg(long, default_value_t = TrainOptions::default().wrong_answer_cost)]
+    wrong_answer_cost: f32,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -51,7 +54,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let Some(out) = arguments.out.as_ref().or(tenant.head.as_ref()) else {
         bail!("tenant {:?} has no `head` in {}; name a file by --out", tenant.name, arguments.config.display());
     };
-    let report = train_head(&config, tenant, &arguments.questions, out)?;
+    let options = TrainOptions { wrong_answer_cost: arguments.wrong_answer_cost, ..TrainOptions::default() };
+    let report = train_head(&config, tenant, &arguments.questions, out, &options)?;
     if arguments.json {
         return print_json(&report);
     }
@@ -69,6 +73,7 @@ pub(crate) fn train_head(
     tenant: &TenantConfig,
     questions: &Path,
     out: &Path,
+    options: &TrainOptions,
 ) -> Result<TrainReport> {
     let catalogue = Catalogue::load(&tenant.catalogue)?;
     let service = config.service(&tenant.service).context("the tenant's feature service is missing from the config")?;
@@ -87,14 +92,13 @@ pub(crate) fn train_head(
     let examples: usize = catalogue.intents.iter().map(|intent| intent.examples.len()).sum();
     stage.done(format_args!("{} intents, {} examples", catalogue.intents.len(), count(examples as u64)));
 
-    let options = TrainOptions::default();
     let request = TrainRequest {
         encoder: &encoder,
         catalogue: &catalogue,
         index: &index,
         features: &features,
         questions: &questions,
-        options: &options,
+        options,
     };
     let stage = Stage::start("training", Unit::Items);
     let (head, report) = Head::train(request, &mut |progress| {
