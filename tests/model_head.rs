@@ -326,7 +326,7 @@ fn question(number: usize, text: &str, intent: &str, status: &str) -> LabelledQu
         ("profile:tier".to_owned(), json!(["basic", "silver", "gold"][number * 7 % 11 % 3])),
         ("profile:loyalty_points".to_owned(), json!(number * 37 % 1000)),
         ("orders:placed_at".to_owned(), json!(NOW - (number as i64 * 13 % 60) * 86_400_000)),
-        ("profile:is_business".to_owned(), json!(number % 5 == 0)),
+        ("profile:is_business".to_owned(), json!(number.is_multiple_of(5))),
     ]);
     LabelledQuestion {
         tenant: "demo".to_owned(),

@@ -146,7 +146,7 @@ fn damaged_folders_are_refused_by_file_and_tensor() {
     );
     says(
         broken(|folder| {
-            edit(&folder.join("config.json"), "\"intermediate_size\": 1536", "\"intermediate_size\": 1024")
+            edit(&folder.join("config.json"), "\"intermediate_size\": 1536", "\"intermediate_size\": 1024");
         }),
         &["encoder.layer.0.intermediate.dense.weight", "[1536, 384]", "[1024, 384]"],
     );
