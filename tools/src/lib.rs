@@ -19,6 +19,7 @@ mod model_train;
 
 mod sample;
 mod shop;
+mod shop_draw;
 mod shop_words;
 mod shop_parquet;
 mod shop_config;

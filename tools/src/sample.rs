@@ -16,8 +16,9 @@ use crate::files::{absolute, sha256, sha256_file, write_json_lines, write_whole}
 use crate::known_models::{DEFAULT_MODEL, models_folder};
 use crate::output::{print_json, say};
 use crate::progress::{Stage, Unit, bytes, count};
-use crate::shop::{DAY_MS, Shop};
+use crate::shop::Shop;
 use crate::shop_config::{TENANT, larder_toml};
+use crate::shop_draw::DAY_MS;
 use crate::shop_parquet::{write_orders, write_profiles};
 use crate::shop_questions::{QuestionTexts, ask};
 
