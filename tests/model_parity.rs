@@ -4,26 +4,13 @@
 //! Needs the weights of minilm-l6; `larder model get minilm-l6` puts them where these tests look.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
 use larder_model::{Encoder, Error, ModelConfig};
 use serde_json::Value;
 
-/// The folder of minilm-l6, below `LARDER_MODELS` or the cache that `larder model get` fills.
-fn minilm() -> PathBuf {
-    let models = std::env::var_os("LARDER_MODELS").map(PathBuf::from).unwrap_or_else(|| {
-        let home = std::env::var_os("HOME").expect("HOME or LARDER_MODELS must be set");
-        PathBuf::from(home).join(".cache/larder/models")
-    });
-    let folder = models.join("minilm-l6");
-    assert!(
-        folder.join("model.safetensors").exists(),
-        "{} is absent: run `larder model get minilm-l6`",
-        folder.display()
-    );
-    folder
-}
+use crate::support::encoder_folder;
 
 fn config(encoder: &Path) -> ModelConfig {
     ModelConfig { encoder: encoder.to_owned(), ..ModelConfig::default() }
@@ -32,7 +19,7 @@ fn config(encoder: &Path) -> ModelConfig {
 /// One encoder for all tests; loading it takes a second.
 pub(crate) fn encoder() -> &'static Encoder {
     static ENCODER: OnceLock<Encoder> = OnceLock::new();
-    ENCODER.get_or_init(|| Encoder::load(&config(&minilm())).unwrap())
+    ENCODER.get_or_init(|| Encoder::load(&config(&encoder_folder())).unwrap())
 }
 
 fn largest_difference(one: &[f32], other: &[f32]) -> f32 {
@@ -110,7 +97,7 @@ fn long_texts_are_cut_and_keep_their_frame() {
 fn broken(change: impl FnOnce(&Path)) -> Error {
     let folder = tempfile::tempdir().unwrap();
     for file in ["config.json", "tokenizer.json", "model.safetensors"] {
-        fs::copy(minilm().join(file), folder.path().join(file)).unwrap();
+        fs::copy(encoder_folder().join(file), folder.path().join(file)).unwrap();
     }
     change(folder.path());
     Encoder::load(&config(folder.path())).unwrap_err()
@@ -160,6 +147,6 @@ fn damaged_folders_are_refused_by_file_and_tensor() {
     );
     says(broken(|folder| fs::remove_file(folder.join("config.json")).unwrap()), &["cannot read", "config.json"]);
 
-    let too_long = Encoder::load(&ModelConfig { max_tokens: 600, ..config(&minilm()) }).unwrap_err();
+    let too_long = Encoder::load(&ModelConfig { max_tokens: 600, ..config(&encoder_folder()) }).unwrap_err();
     says(too_long, &["max_tokens", "600", "512"]);
 }

@@ -1,18 +1,15 @@
 //! larder.toml: the node's settings, read and checked once, before anything is opened.
 //!
 //! Each part of Larder owns its own section beside its code (`StoreConfig`, `ModelConfig`, `ViewConfig`, and
-//! here the node's own); this file nests them, resolves relative paths against the file's folder and checks
-//! what no part can check alone: that names are unique and that references between sections hold. Every error
-//! names the file, the key, the value and what is allowed.
+//! here the node's own); this file nests them and resolves relative paths against the file's folder. What is
+//! allowed stands in `config_check`. Every error names the file, the key, the value and what is allowed.
 
-use std::collections::HashSet;
-use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use larder_model::{EncodedFeature, Encoding, ModelConfig};
-use larder_store::{FeatureRef, FeatureType, StoreConfig, ViewConfig};
+use larder_store::{FeatureRef, StoreConfig, ViewConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::context::Class;
@@ -301,178 +298,4 @@ impl NodeConfig {
             tenant.head = tenant.head.take().map(|head| folder.join(head));
         }
     }
-
-    fn validate(&self) -> Result<(), String> {
-        self.validate_node()?;
-        self.store.validate().map_err(|error| error.to_string())?;
-        self.model.validate().map_err(|error| error.to_string())?;
-        self.validate_views()?;
-        self.validate_services()?;
-        self.validate_fetch_size()?;
-        self.validate_tenants()
-    }
-
-    fn validate_node(&self) -> Result<(), String> {
-        let node = &self.node;
-        within("node.io_threads", node.io_threads, 1, 256)?;
-        within("node.max_deadline_ms", node.max_deadline_ms, 1, 3_600_000)?;
-        within("node.default_deadline_ms", node.default_deadline_ms, 1, node.max_deadline_ms)?;
-        within("node.drain_timeout_s", node.drain_timeout_s, 1, 3_600)?;
-        within("node.max_text_chars", node.max_text_chars, 1, 100_000)?;
-        within("node.max_message_bytes", node.max_message_bytes, 1_024, 64 << 20)?;
-        within("node.max_entities", node.max_entities, 1, 1_000_000)?;
-        within("node.max_concurrent_reads", node.max_concurrent_reads, 1, 256)?;
-        within("node.max_stream_in_flight", node.max_stream_in_flight, 1, 65_536)?;
-        within("node.max_calls_per_connection", node.max_calls_per_connection, 1, 1 << 20)?;
-        within("admission.max_questions", self.admission.max_questions, 1, 1 << 20)?;
-        within("admission.max_backlog_ms", self.admission.max_backlog_ms, 1, 3_600_000)?;
-        within("batcher.max_questions", self.batcher.max_questions, 1, 4_096)?;
-        within("batcher.max_cost_ms", self.batcher.max_cost_ms, 1, 60_000)?;
-        within("batcher.max_wait_us", self.batcher.max_wait_us, 0, 1_000_000)?;
-        let remote = !node.listen.ip().is_loopback();
-        if self.identity.mode == IdentityMode::Development && remote && !self.identity.allow_remote {
-            return Err(format!(
-                "node.listen = \"{}\": development identity believes every caller, so only a loopback address is allowed; \
-                 set identity.allow_remote = true where the network in front of the node is trusted",
-                node.listen
-            ));
-        }
-        Ok(())
-    }
-
-    fn validate_views(&self) -> Result<(), String> {
-        let (mut names, mut ids) = (HashSet::new(), HashSet::new());
-        for view in &self.views {
-            view.validate().map_err(|error| error.to_string())?;
-            unique(&mut names, "view.name", &view.name)?;
-            unique(&mut ids, "view.id", &view.id)?;
-        }
-        Ok(())
-    }
-
-    /// The largest batch and the largest GetFeatures call must fit into one fetch.
-    fn validate_fetch_size(&self) -> Result<(), String> {
-        let views = self.views.len();
-        let calls =
-            [("batcher.max_questions", self.batcher.max_questions), ("node.max_entities", self.node.max_entities)];
-        for (key, entities) in calls {
-            let (keys, limit) = (entities.saturating_mul(views), self.store.max_fetch_keys);
-            if keys > limit {
-                return Err(format!(
-                    "{key} = {entities}: with {views} views that is {keys} keys, and store.max_fetch_keys = {limit}; \
-                     lower the one or raise the other"
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn validate_services(&self) -> Result<(), String> {
-        let mut names = HashSet::new();
-        for service in &self.services {
-            unique(&mut names, "service.name", &service.name)?;
-            if service.features.is_empty() {
-                return Err(format!(
-                    "service \"{}\": features is empty; name at least one \"view:feature\"",
-                    service.name
-                ));
-            }
-            let mut features = HashSet::new();
-            for entry in &service.features {
-                unique(&mut features, "service.features.feature", &entry.feature)?;
-                self.validate_feature(&service.name, entry)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn validate_feature(&self, service: &str, entry: &ServiceFeature) -> Result<(), String> {
-        let refuse =
-            |allowed: String| Err(format!("service \"{service}\": feature = \"{}\": {allowed}", entry.feature));
-        let Some(reference) = entry.reference() else {
-            return refuse("must have the form \"view:feature\"".to_owned());
-        };
-        let Some(view) = self.view(&reference.view) else {
-            return refuse(format!(
-                "there is no such view; declared are {}",
-                list(self.views.iter().map(|view| &view.name))
-            ));
-        };
-        let Some(feature) = view.features.iter().find(|feature| feature.name == reference.feature) else {
-            let names = list(view.features.iter().map(|feature| &feature.name));
-            return refuse(format!("view \"{}\" has no such feature; it has {names}", view.name));
-        };
-        match &entry.encode {
-            Some(encoding) if !encodes(encoding, feature.data_type) => {
-                refuse(format!("a {:?} cannot be encoded so; {ENCODINGS}", feature.data_type))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn validate_tenants(&self) -> Result<(), String> {
-        let (mut names, mut ids) = (HashSet::new(), HashSet::new());
-        for tenant in &self.tenants {
-            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-            if tenant.name.is_empty() || tenant.name.len() > 64 || !tenant.name.chars().all(plain) {
-                return Err(format!("tenant.name = \"{}\": must be 1 to 64 of a-z, 0-9, - and _", tenant.name));
-            }
-            unique(&mut names, "tenant.name", &tenant.name)?;
-            unique(&mut ids, "tenant.id", &tenant.id)?;
-            if self.service(&tenant.service).is_none() {
-                return Err(format!(
-                    "tenant \"{}\": service = \"{}\": there is no such service; declared are {}",
-                    tenant.name,
-                    tenant.service,
-                    list(self.services.iter().map(|service| &service.name))
-                ));
-            }
-        }
-        let default = &self.identity.default_tenant;
-        if !default.is_empty() && self.tenant(default).is_none() {
-            return Err(format!(
-                "identity.default_tenant = \"{default}\": there is no such tenant; declared are {}",
-                list(self.tenants.iter().map(|tenant| &tenant.name))
-            ));
-        }
-        Ok(())
-    }
-}
-
-/// What `encodes` allows, in words.
-const ENCODINGS: &str =
-    "log takes numbers, age_days takes timestamps, flag takes bools, one_hot takes texts, integers and bools";
-
-/// Whether a ranking head can see values of that type so.
-fn encodes(encoding: &Encoding, data_type: FeatureType) -> bool {
-    use FeatureType::{Bool, F32, F64, I32, I64, Timestamp, Utf8};
-    match encoding {
-        Encoding::Log => matches!(data_type, I32 | I64 | F32 | F64),
-        Encoding::AgeDays(_) => data_type == Timestamp,
-        Encoding::Flag => data_type == Bool,
-        Encoding::OneHot(_) => matches!(data_type, Utf8 | I32 | I64 | Bool),
-    }
-}
-
-fn within<T: PartialOrd + Display + Copy>(key: &str, value: T, least: T, most: T) -> Result<(), String> {
-    if value < least || value > most {
-        return Err(format!("{key} = {value}: must be {least} to {most}"));
-    }
-    Ok(())
-}
-
-fn unique<T: std::hash::Hash + Eq + Display + Clone>(
-    seen: &mut HashSet<T>,
-    key: &str,
-    value: &T,
-) -> Result<(), String> {
-    if !seen.insert(value.clone()) {
-        return Err(format!("{key} = {value}: stands twice; each must be unique"));
-    }
-    Ok(())
-}
-
-fn list<'a>(names: impl Iterator<Item = &'a String>) -> String {
-    let names: Vec<&str> = names.map(String::as_str).collect();
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }

@@ -5,6 +5,7 @@
 //! `node` starts and stops it all. Protobuf types end in `wire` and the three service files.
 
 mod config;
+mod config_check;
 mod context;
 mod identity;
 
@@ -15,6 +16,8 @@ mod cost;
 mod batcher;
 mod queue;
 mod pipeline;
+mod compose;
+mod worker;
 mod assemble;
 mod cell;
 mod render;

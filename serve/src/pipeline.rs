@@ -11,15 +11,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use larder_model::{Embeddings, Ranking, Tokens};
-use larder_store::{EntityRef, Fetched, Status};
+use larder_store::{EntityRef, Fetched};
 
+use crate::compose;
 use crate::engine::Engine;
 use crate::error::{Error, Refusal};
 use crate::life::Life;
 use crate::metrics;
-use crate::question::{Admitted, Answer, BatchInfo, Candidate, Timings};
-use crate::queue::{Batch, Queue};
+use crate::question::{Admitted, BatchInfo, Timings};
+use crate::queue::Batch;
 use crate::tenant::Tenant;
+use crate::worker::spawn;
 
 /// A batch with everything the model needs.
 struct FetchedBatch {
@@ -157,7 +159,7 @@ fn score(engine: &Engine, batch: FetchedBatch) {
             continue;
         };
         let render_began = Instant::now();
-        let mut answer = answer(&question, &ranking, features.as_ref(), rows[at], now_ms, info);
+        let mut answer = compose::answer(&question, &ranking, features.as_ref(), rows[at], now_ms, info);
         if tokens.truncated(at) {
             answer.notes.push("the text is longer than the model reads; its end was not considered".to_owned());
         }
@@ -210,60 +212,6 @@ fn rank_tenant(
     tenant.head.rank(&tenant.index.best_cosines(embeddings)?, &phi)
 }
 
-/// The answer to one question, in words, with where it came from. Timings are filled in by the caller.
-fn answer(
-    question: &Admitted,
-    ranking: &Ranking,
-    features: Option<&Fetched>,
-    row: Option<usize>,
-    now_ms: i64,
-    batch: BatchInfo,
-) -> Answer {
-    let tenant = &question.tenant;
-    let of_user = features.zip(row);
-    let views = of_user.map(|(fetched, row)| tenant.layout.provenance(fetched, row, now_ms)).unwrap_or_default();
-    let mut notes = question.question.notes.clone();
-    if features.is_none() {
-        notes.push("the feature store could not be read; answered without features".to_owned());
-    } else if row.is_none() {
-        notes.push("the call named no user; answered without features".to_owned());
-    } else if views.iter().all(|view| view.status != Status::Present) {
-        let expired = views.iter().any(|view| view.status == Status::Expired);
-        let why =
-            if expired { "all that is known of this user has expired" } else { "no features are known for this user" };
-        notes.push(format!("{why}; answered without features"));
-    }
-    let (text, intent) = if ranking.hand_over {
-        (tenant.hand_over.clone(), String::new())
-    } else {
-        let intent = &tenant.catalogue.intents[ranking.best];
-        let rendered = tenant.renderer.render((&intent.name, ranking.best), &tenant.layout, of_user);
-        if !rendered.complete && notes.is_empty() {
-            notes.push(
-                "the answer's template needs a feature that this user has not; the general answer was taken".to_owned(),
-            );
-        }
-        (rendered.text, intent.name.clone())
-    };
-    let candidate = |&(intent, probability): &(usize, f32)| Candidate {
-        intent: tenant.catalogue.intents[intent].name.clone(),
-        title: tenant.catalogue.intents[intent].title.clone(),
-        probability,
-    };
-    Answer {
-        request_id: question.question.request_id.clone(),
-        text,
-        intent,
-        confidence: ranking.confidence,
-        handed_over: ranking.hand_over,
-        candidates: ranking.candidates.iter().map(candidate).collect(),
-        views,
-        notes,
-        timings: Timings::default(),
-        batch,
-    }
-}
-
 fn refuse_all(questions: Vec<Admitted>, stage: &str, error: &larder_model::Error) -> Unusable {
     tracing::error!(stage, %error, questions = questions.len(), "a batch failed");
     for question in questions {
@@ -272,65 +220,8 @@ fn refuse_all(questions: Vec<Admitted>, stage: &str, error: &larder_model::Error
     Unusable
 }
 
-/// Starts a named thread whose panic becomes the node's state.
-fn spawn(
-    worker: &'static str,
-    queue: &Arc<Queue>,
-    life: &Life,
-    run: impl FnOnce() + Send + 'static,
-) -> Result<JoinHandle<()>, Error> {
-    let guard = FailureGuard { worker, queue: queue.clone(), life: life.clone() };
-    let body = move || {
-        let _guard = guard;
-        run();
-    };
-    let thread = std::thread::Builder::new().name(format!("larder-{worker}")).spawn(body);
-    thread.map_err(|error| Error::System { context: "starting a worker thread", source: error.into() })
-}
-
-struct FailureGuard {
-    worker: &'static str,
-    queue: Arc<Queue>,
-    life: Life,
-}
-
-impl Drop for FailureGuard {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.life.fail(self.worker);
-            self.queue.fail();
-        }
-    }
-}
-
 /// Unix milliseconds UTC.
 pub(crate) fn now_ms() -> i64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::BatcherConfig;
-    use crate::life::State;
-
-    #[test]
-    fn a_panicking_worker_fails_the_node() {
-        let (queue, life) = (Arc::new(Queue::new(BatcherConfig::default())), Life::new());
-        life.serve();
-        let worker = spawn("score", &queue, &life, || panic!("on purpose")).unwrap();
-        assert!(worker.join().is_err());
-        assert_eq!(life.state(), State::Failed { worker: "score" });
-        assert!(queue.next_batch().is_none(), "the other worker ends too");
-        assert_eq!(life.answering().unwrap_err().code().1, "failed");
-    }
-
-    #[test]
-    fn a_worker_that_ends_leaves_the_node_as_it_is() {
-        let (queue, life) = (Arc::new(Queue::new(BatcherConfig::default())), Life::new());
-        life.serve();
-        spawn("fetch", &queue, &life, || ()).unwrap().join().unwrap();
-        assert_eq!(life.state(), State::Serving);
-    }
 }
