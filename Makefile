@@ -52,7 +52,7 @@ fmt: ## format the code
 	cargo fmt --all
 
 bench-fetch: setup ## measure Store::fetch against its baseline
-	$(ENV) cargo bench --locked --package larder-benches --bench fetch
+	$(ENV) cargo bench --locked --workspace --bench fetch
 
 setup: ## install what is missing to build (needs root, sudo or nothing at all)
 	@tools/setup.sh

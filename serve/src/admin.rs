@@ -51,12 +51,6 @@ impl Admin for AdminService {
         let engine = self.shared.serving()?.clone();
         let published =
             self.shared.publishing(move || engine.store.publish(&path).map_err(|error| refused(&error))).await?;
-        tracing::info!(
-            tenant = published.tenant.0,
-            view = published.view,
-            generation = published.generation,
-            "published"
-        );
         Ok(Response::new(self.published(&published)))
     }
 
@@ -66,12 +60,6 @@ impl Admin for AdminService {
         let engine = self.shared.serving()?.clone();
         let work = move || engine.store.rollback(tenant, &view).map_err(|error| refused(&error));
         let published = self.shared.publishing(work).await?;
-        tracing::info!(
-            tenant = published.tenant.0,
-            view = published.view,
-            generation = published.generation,
-            "rolled back"
-        );
         Ok(Response::new(self.published(&published)))
     }
 

@@ -120,7 +120,7 @@ impl Store {
         let _publishing = self.lock();
         let published = publish::publish(&self.0, dir)?;
         tracing::info!(
-            view = %published.view, generation = published.generation, entities = published.entities,
+            view = %published.view, tenant = published.tenant.0, generation = published.generation, entities = published.entities,
             already_live = published.already_live, "published"
         );
         Ok(published)
@@ -133,7 +133,7 @@ impl Store {
     pub fn rollback(&self, tenant: TenantId, view: &str) -> Result<Published, Error> {
         let _publishing = self.lock();
         let published = publish::rollback(&self.0, tenant, view)?;
-        tracing::info!(view = %published.view, generation = published.generation, "rolled back");
+        tracing::info!(view = %published.view, tenant = published.tenant.0, generation = published.generation, "rolled back");
         Ok(published)
     }
 
