@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::AsArray;
 use arrow::array::types::Int64Type;
@@ -132,7 +132,8 @@ fn a_killed_publisher_leaves_the_old_generation_or_the_new_one() {
         while !note(&said.recv_timeout(Duration::from_secs(60)).unwrap()) {}
         let strike = Duration::from_micros((random >> 33) % 30_000);
         if round % 2 == 1 {
-            while let Ok(line) = said.recv_timeout(strike) {
+            let end = Instant::now() + strike;
+            while let Ok(line) = said.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 note(&line);
             }
         } else {

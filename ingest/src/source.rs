@@ -1,6 +1,7 @@
 //! The Parquet files of a snapshot: finding them, checking that their columns fit the view, reading them as canonical batches.
 
 use std::fs::{self, File};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
@@ -118,10 +119,14 @@ impl<'a> SourceFile<'a> {
 
     /// The next batch; `None` at the end.
     pub(crate) fn next_batch(&mut self) -> Result<Option<SourceBatch>, Error> {
-        let Some(batch) = self.reader.next() else {
+        let first_row = self.rows_read;
+        // Some decoders of the parquet crate panic on lengths that a damaged file makes up.
+        let next = catch_unwind(AssertUnwindSafe(|| self.reader.next()));
+        let next = next
+            .map_err(|_| Error::source(self.path, format!("cannot be decoded after row {first_row}, it is damaged")))?;
+        let Some(batch) = next else {
             return Ok(None);
         };
-        let first_row = self.rows_read;
         let batch = batch.map_err(|error| {
             let reason = format!("cannot be read after row {first_row}, it is cut short or damaged: {error}");
             Error::source(self.path, reason)

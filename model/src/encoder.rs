@@ -57,7 +57,9 @@ impl Encoder {
         let device = Device::flex();
         let weights = WeightsFile::read(&folder.join("model.safetensors"))?;
         let network = Bert::load(&bert, weights.tensors()?, &device)?;
-        let name = name(&bert, weights.bytes());
+        let tokenizer_bytes =
+            std::fs::read(&tokenizer_file).map_err(|source| Error::reading(&tokenizer_file, source))?;
+        let name = name(&bert, config, &[weights.bytes(), &tokenizer_bytes]);
         tracing::info!(encoder = name, folder = %folder.display(), seconds = started.elapsed().as_secs_f64(), "encoder loaded");
         Ok(Encoder(Arc::new(Inner {
             name,
@@ -77,8 +79,8 @@ impl Encoder {
         self.0.dimension
     }
 
-    /// Family, shape and the start of the weights' SHA-256, for example `bert-6x384-53aa51172d14`: equal names mean equal vectors,
-    /// wherever the folder lies.
+    /// Family, shape and the start of a SHA-256 over all that decides a vector (weights, tokenizer, the shape's numbers, where texts are
+    /// cut), for example `bert-6x384-53aa51172d14`: equal names mean equal vectors, wherever the folder lies.
     pub fn name(&self) -> &str {
         &self.0.name
     }
@@ -166,10 +168,12 @@ fn mean_of_rows(rows: &[f32], out: &mut [f32]) {
     out.iter_mut().for_each(|value| *value /= length);
 }
 
-fn name(config: &BertConfig, weights: &[u8]) -> String {
-    let digest = Sha256::digest(weights);
-    let start: String = digest[..6].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{}x{}-{start}", config.model_type, config.num_hidden_layers, config.hidden_size)
+fn name(bert: &BertConfig, config: &ModelConfig, files: &[&[u8]]) -> String {
+    let mut hasher = Sha256::new();
+    files.iter().for_each(|file| hasher.update(file));
+    hasher.update(format!("{bert:?} {} {}", config.max_tokens, config.max_text_bytes));
+    let start: String = hasher.finalize()[..6].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}x{}-{start}", bert.model_type, bert.num_hidden_layers, bert.hidden_size)
 }
 
 fn pool(threads: usize) -> Result<ThreadPool, Error> {

@@ -22,7 +22,7 @@ use crate::parameters::{Parameters, mixing_rows};
 use crate::ranking::Ranking;
 
 /// The version of the file's layout.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// The metadata key under which everything but the tensors is kept, as JSON.
 const METADATA_KEY: &str = "larder_head";
 /// The largest head file.

@@ -40,13 +40,21 @@ impl Ranking {
     }
 
     pub(crate) fn hands_over(&self, threshold: f32) -> bool {
-        self.out_of_scope > self.confidence || self.confidence < threshold
+        // Written so that a confidence that is no number hands over.
+        let sure = self.confidence >= threshold && self.confidence >= self.out_of_scope;
+        !sure
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_confidence_that_is_no_number_hands_over() {
+        assert!(Ranking::from_scores(&[f32::INFINITY, 1.0, 0.0], 1.0, 0.0).confidence.is_nan());
+        assert!(Ranking::from_scores(&[f32::INFINITY, 1.0, 0.0], 1.0, 0.0).hand_over);
+    }
 
     #[test]
     fn the_three_best_come_in_order() {

@@ -111,6 +111,10 @@ impl Admin for AdminService {
             queued: engine.map_or(0, |engine| count(engine.queue.len())),
             model: engine.map(|engine| engine.encoder.name().to_owned()).unwrap_or_default(),
             device: shared.config.model.device.clone(),
+            store_path: std::path::absolute(&shared.config.store.path)
+                .unwrap_or_else(|_| shared.config.store.path.clone())
+                .display()
+                .to_string(),
         }))
     }
 }

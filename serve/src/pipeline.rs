@@ -5,7 +5,6 @@
 //! N is scored. A panic in either marks the node as failed: a node is never half dead.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -70,13 +69,10 @@ impl Pipeline {
 }
 
 fn run_fetch(engine: &Engine, output: &SyncSender<FetchedBatch>) {
-    let ids = AtomicU64::new(1);
+    let mut last_id = 0;
     while let Some(batch) = engine.queue.next_batch() {
-        let info = BatchInfo {
-            id: ids.fetch_add(1, Ordering::Relaxed),
-            size: batch.questions.len(),
-            closed_by: batch.closed_by,
-        };
+        last_id += 1;
+        let info = BatchInfo { id: last_id, size: batch.questions.len(), closed_by: batch.closed_by };
         engine.counters.batch_closed(&info);
         match fetch(engine, batch, info) {
             Ok(fetched) => {

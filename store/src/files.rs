@@ -41,7 +41,9 @@ pub(crate) fn link_and_sum(from: &Path, to: &Path) -> Result<(u64, u32), Error> 
     // A link to a symbolic link would be one more name of the link, not of the file.
     let regular = fs::symlink_metadata(from).is_ok_and(|metadata| metadata.is_file());
     if !regular || fs::hard_link(from, to).is_err() {
-        fs::copy(from, to).map_err(Error::disk("copy", from))?;
+        // Never onto a file that is there: it could be another name of one that is in use.
+        let copy = || io::copy(&mut File::open(from)?, &mut File::create_new(to)?);
+        copy().map_err(Error::disk("copy", from))?;
     }
     sync_and_sum(to)
 }

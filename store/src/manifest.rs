@@ -2,6 +2,7 @@
 //! checksums. The writer puts it there last, so a folder without one is not a generation; publish believes nothing it cannot check
 //! against it.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
@@ -180,6 +181,10 @@ impl Manifest {
         let entities: u64 = self.files.iter().map(|file| file.entities).sum();
         if entities != self.entities || self.rows < self.entities || self.entities == 0 {
             return Err("its counts contradict each other".to_string());
+        }
+        let mut names = HashSet::new();
+        if let Some(file) = self.files.iter().find(|file| !names.insert(&file.name)) {
+            return Err(format!("it names {:?} twice", file.name));
         }
         match self.files.iter().find(|file| !files::is_plain_name(&file.name)) {
             Some(file) => Err(format!("{:?} is not a plain file name", file.name)),

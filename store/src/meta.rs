@@ -123,6 +123,11 @@ pub(crate) fn recover(warm: &Arc<Warm>, views: &[Arc<View>]) -> Result<Generatio
 
 /// Refuses a declaration that the stored rows contradict. Views that are no longer declared keep their rows, unread.
 fn check_declared(manifest: &Manifest, views: &[Arc<View>]) -> Result<(), Error> {
+    let renumbered = |view: &&Arc<View>| view.config.name == manifest.view && view.config.id != manifest.view_id;
+    if let Some(view) = views.iter().find(renumbered) {
+        let allowed = format!("its stored rows have id {}; a view keeps its id", manifest.view_id);
+        return Err(Error::config(format!("view {}: id", manifest.view), view.config.id, allowed));
+    }
     let Some(view) = views.iter().find(|view| view.config.id == manifest.view_id) else {
         return Ok(());
     };

@@ -270,6 +270,12 @@ mod tests {
             let error = store.publish(&dir).unwrap_err().to_string();
             assert!(error.contains("is not a plain file name"), "{error}");
         }
+        let dir = build_points(folder.path(), 1, 6);
+        forge(&dir, |manifest| {
+            manifest.files.push(manifest.files[0].clone());
+            (manifest.rows, manifest.entities) = (2 * manifest.rows, 2 * manifest.entities);
+        });
+        assert!(store.publish(&dir).unwrap_err().to_string().contains("twice"));
         let dir = build_points(folder.path(), 1, 4);
         forge(&dir, |manifest| manifest.entities = 9);
         assert!(store.publish(&dir).unwrap_err().to_string().contains("contradict"));

@@ -50,6 +50,8 @@ impl Warm {
         options.create_missing_column_families(true);
         // A torn last record is what a crash leaves; any other damage in the log must not pass for an older state.
         options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+        // All files stay open: only then are their properties, which hold the number of entities, known after a restart.
+        options.set_max_open_files(-1);
         options.set_keep_log_file_num(4);
         options.set_max_log_file_size(4 << 20);
         let cache = Cache::new_hyper_clock_cache((config.block_cache_mib as usize) << 20, 0);
@@ -195,5 +197,6 @@ pub(crate) fn disk(action: &'static str, path: &Path) -> impl FnOnce(rocksdb::Er
 
 fn is_lock(error: &rocksdb::Error) -> bool {
     let message: &str = error.as_ref();
-    error.kind() == rocksdb::ErrorKind::IOError && message.contains("/LOCK")
+    error.kind() == rocksdb::ErrorKind::IOError
+        && (message.contains("While lock file") || message.contains("lock hold by current process"))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use larder_serve::v1;
 use larder_serve::v1::answers_client::AnswersClient;
@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "")]
     class: String,
     /// Give up after so many milliseconds [default: the node's own deadline]
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
     timeout_ms: Option<u64>,
     /// Print the reply as JSON
     #[arg(long)]
@@ -50,10 +50,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     let message = v1::AnswerRequest { text: arguments.text.clone(), request_id: String::new() };
     let mut request = caller.request(message)?;
-    match arguments.timeout_ms {
-        Some(0) => bail!("--timeout-ms 0: must be 1 or more"),
-        Some(timeout_ms) => request.set_timeout(Duration::from_millis(timeout_ms)),
-        None => {}
+    if let Some(timeout_ms) = arguments.timeout_ms {
+        request.set_timeout(Duration::from_millis(timeout_ms));
     }
     let reply = block_on(async {
         let mut answers = AnswersClient::new(connect(&arguments.addr).await?);

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use larder_ingest::BuildLimits;
 use larder_model::{Catalogue, Encoder, FeatureEncoder, Head, TrainOptions};
 use larder_serve::{NodeConfig, ServiceConfig, TenantConfig};
 use serde::de::DeserializeOwned;
@@ -38,6 +39,8 @@ pub(crate) fn prepare_sample(request: &SampleRequest) -> Result<SampleRecord> {
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Ingested {
     sample: String,
+    /// The views' declarations, which decide what a generation holds.
+    views: String,
     generations: BTreeMap<String, u32>,
 }
 
@@ -50,7 +53,8 @@ pub(crate) fn prepare_store(config: &NodeConfig, tenant: &str, folder: &Path, sa
         Ok(ours.map(|generation| (generation.view, generation.generation)).collect())
     };
     let record = folder.join(INGESTED);
-    let wanted = Ingested { sample: sample.fingerprint()?, generations: live(&mut destination)? };
+    let views = serde_json::to_string(&config.views)?;
+    let wanted = Ingested { sample: sample.fingerprint()?, views, generations: live(&mut destination)? };
     if wanted.generations.len() == VIEWS.len() && read_json(&record).as_ref() == Some(&wanted) {
         let described: Vec<String> =
             wanted.generations.iter().map(|(view, generation)| format!("{view} {generation}")).collect();
@@ -59,7 +63,15 @@ pub(crate) fn prepare_store(config: &NodeConfig, tenant: &str, folder: &Path, sa
     }
     for (view, file) in VIEWS {
         let parquet = [folder.join(file)];
-        let snapshot = Snapshot { config, tenant, view, parquet: &parquet, as_of_ms: None, max_rejected_rows: 0 };
+        let snapshot = Snapshot {
+            config,
+            tenant,
+            view,
+            parquet: &parquet,
+            as_of_ms: None,
+            max_rejected_rows: 0,
+            max_memory_mib: BuildLimits::default().max_memory_mib,
+        };
         load(&snapshot, &mut destination)?;
     }
     write_json(&record, &Ingested { generations: live(&mut destination)?, ..wanted })

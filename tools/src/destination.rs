@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use larder_serve::NodeConfig;
 use larder_serve::v1;
 use larder_serve::v1::admin_client::AdminClient;
@@ -59,7 +59,7 @@ impl<'a> Destination<'a> {
     pub(crate) fn find(config: &'a NodeConfig) -> Result<Destination<'a>> {
         let address = reachable(config.node.listen);
         match TcpStream::connect_timeout(&address, PROBE_TIMEOUT) {
-            Ok(_) => Destination::node(address),
+            Ok(_) => Destination::node(address, config),
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
                 eprintln!("no node answers at {address}: opening the store's own folder");
                 Destination::folder(config)
@@ -73,11 +73,21 @@ impl<'a> Destination<'a> {
         Ok(Destination::Folder { store: Store::open(&config.store, &config.views)?, config })
     }
 
-    fn node(address: SocketAddr) -> Result<Destination<'a>> {
+    /// A node may be another shop's that happens to listen on the same address: only one that serves the config's own store will do.
+    fn node(address: SocketAddr, config: &NodeConfig) -> Result<Destination<'a>> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
         let channel = runtime.block_on(connect(&address.to_string()))?;
-        Ok(Destination::Node { address, admin: Box::new(AdminClient::new(channel)), runtime })
+        let mut admin = Box::new(AdminClient::new(channel));
+        let status = runtime.block_on(admin.get_node_status(v1::GetNodeStatusRequest {}));
+        let served = status.map_err(|status| refusal(&status))?.into_inner().store_path;
+        let own = std::path::absolute(&config.store.path)?.display().to_string();
+        ensure!(
+            served == own,
+            "the node at {address} serves the store {served} and this config names {own}; \
+             stop that node or give one of the two another node.listen"
+        );
+        Ok(Destination::Node { address, admin, runtime })
     }
 
     /// Every generation there is, live ones and those kept for rollback.

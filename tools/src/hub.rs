@@ -1,7 +1,7 @@
 //! The first source of a model: its files, one by one over HTTPS, from the hub.
 //!
-//! The hub is tried for three seconds and then given up, because many machines cannot reach it and the registry's
-//! package is the next source.
+//! A hub that does not answer is given up after a few seconds, because many machines cannot reach it and the registry's package is
+//! the next source.
 
 use std::fs::File;
 use std::io::{Read, Write};

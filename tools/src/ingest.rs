@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
+use larder_ingest::BuildLimits;
 use larder_serve::NodeConfig;
 
 use crate::destination::{Destination, NowLive};
@@ -64,6 +65,9 @@ pub(crate) struct Source {
     /// Leave out up to this many rows without an entity key or event time, instead of refusing the files
     #[arg(long, default_value_t = 0)]
     max_rejected_rows: u64,
+    /// Refuse files whose rows take more memory than this, in MiB: they are sorted in memory
+    #[arg(long, default_value_t = BuildLimits::default().max_memory_mib, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    max_memory_mib: u64,
     /// Parquet files, or folders of them
     #[arg(required = true)]
     parquet: Vec<PathBuf>,
@@ -81,6 +85,7 @@ impl Source {
             parquet: &self.parquet,
             as_of_ms: self.as_of.map(|as_of| as_of.timestamp_millis()),
             max_rejected_rows: self.max_rejected_rows,
+            max_memory_mib: self.max_memory_mib,
         }
     }
 }

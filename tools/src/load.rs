@@ -24,6 +24,7 @@ pub(crate) struct Snapshot<'a> {
     /// The moment that the files show; `None` = the time the build starts.
     pub(crate) as_of_ms: Option<i64>,
     pub(crate) max_rejected_rows: u64,
+    pub(crate) max_memory_mib: u64,
 }
 
 /// What a build made.
@@ -42,7 +43,7 @@ pub(crate) struct Built {
 /// Builds a generation beside the store and publishes it.
 pub(crate) fn load(snapshot: &Snapshot<'_>, destination: &mut Destination<'_>) -> Result<NowLive> {
     let generation = destination.next_generation(snapshot.tenant, snapshot.view, unix_seconds()?)?;
-    let workspace = Workspace::new(&snapshot.config.store.path, snapshot.view, generation)?;
+    let workspace = Workspace::new(&snapshot.config.store.path, snapshot, generation)?;
     build(snapshot, &workspace.folder, generation)?;
     let stage = Stage::start(format!("publish {}", snapshot.view), Unit::Items);
     let live = destination.publish(&workspace.folder)?;
@@ -75,7 +76,11 @@ pub(crate) fn build(snapshot: &Snapshot<'_>, out: &Path, generation: u32) -> Res
         out: out.to_owned(),
         generation,
         as_of_ms,
-        limits: BuildLimits { max_rejected_rows: snapshot.max_rejected_rows, ..BuildLimits::default() },
+        limits: BuildLimits {
+            max_rejected_rows: snapshot.max_rejected_rows,
+            max_memory_mib: snapshot.max_memory_mib,
+            ..BuildLimits::default()
+        },
     };
     let stage = Stage::start(format!("build {}", snapshot.view), Unit::Items);
     let BuildReport { manifest, rows_read, rows_rejected, .. } = larder_ingest::build(&request, &mut |progress| {
@@ -112,12 +117,12 @@ struct Workspace {
 }
 
 impl Workspace {
-    fn new(store: &Path, view: &str, generation: u32) -> Result<Workspace> {
+    fn new(store: &Path, snapshot: &Snapshot<'_>, generation: u32) -> Result<Workspace> {
         let mut parent = store.as_os_str().to_owned();
         parent.push(".loading");
         let parent = PathBuf::from(parent);
         std::fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
-        let folder = parent.join(format!("{view}-{generation}"));
+        let folder = parent.join(format!("{}-{}-{generation}", snapshot.tenant, snapshot.view));
         Ok(Workspace { parent, folder })
     }
 }

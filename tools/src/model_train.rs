@@ -79,6 +79,8 @@ pub(crate) fn train_head(
     let service = config.service(&tenant.service).context("the tenant's feature service is missing from the config")?;
     let features = FeatureEncoder::new(service.encoded_features())?;
     let questions = questions_of(&tenant.name, questions)?;
+    options.validate()?;
+    check_features(&features, &questions)?;
 
     let stage = Stage::start("encoder", Unit::Items);
     let encoder = Encoder::load(&config.model)?;
@@ -118,6 +120,27 @@ pub(crate) fn train_head(
         report.threshold
     ));
     Ok(report)
+}
+
+/// Tells of features that no question has a value for, most often a name that is spelt otherwise. None at all is refused: the head
+/// would learn that every user is unknown.
+fn check_features(features: &FeatureEncoder, questions: &[LabelledQuestion]) -> Result<()> {
+    let known =
+        |name: &str| questions.iter().any(|question| question.features.get(name).is_some_and(|value| !value.is_null()));
+    let unknown: Vec<&str> =
+        features.features().iter().map(|encoded| encoded.feature.as_str()).filter(|name| !known(name)).collect();
+    if !unknown.is_empty() && unknown.len() == features.features().len() {
+        let first = questions.first().map(|question| question.features.keys().cloned().collect::<Vec<_>>().join(", "));
+        bail!(
+            "no question has a value for any encoded feature ({}); the first one has {}",
+            unknown.join(", "),
+            first.filter(|names| !names.is_empty()).unwrap_or("none".to_owned())
+        );
+    }
+    for name in unknown {
+        eprintln!("note: no question has a value for {name}");
+    }
+    Ok(())
 }
 
 /// The questions of one tenant: another tenant's must not shape its answers.

@@ -27,6 +27,7 @@ const QUESTIONS: &str = include_str!("../assets/questions.toml");
 
 const RECORD: &str = "sample.json";
 const CONFIG: &str = "larder.toml";
+const CATALOGUE_FILE: &str = "catalogue.toml";
 /// Changes whenever the same parameters would give other data.
 const FORMAT: u32 = 1;
 const FEWEST_USERS: usize = 500;
@@ -116,6 +117,9 @@ pub struct SampleRecord {
     /// Checksums of the data files; empty while they are being written. The catalogue and larder.toml are not among
     /// them: a person may edit those.
     files_sha256: BTreeMap<String, String>,
+    /// Checksums of those two as they were written, which tells whether somebody has edited them since.
+    #[serde(default)]
+    editable_sha256: BTreeMap<String, String>,
 }
 
 impl SampleRecord {
@@ -139,13 +143,14 @@ pub(crate) fn existing_sample(request: &SampleRequest) -> Result<Option<SampleRe
         train_questions: record.train_questions,
         test_questions: record.test_questions,
         files_sha256: record.files_sha256.clone(),
+        editable_sha256: record.editable_sha256.clone(),
         ..new_record(request)?
     };
     let untouched = |(name, sha256): (&String, &String)| {
         let path = request.out.join(name);
         path.is_file() && sha256_file(&path).is_ok_and(|found| found == *sha256)
     };
-    let editable = [CONFIG, "catalogue.toml"].iter().all(|name| request.out.join(name).is_file());
+    let editable = [CONFIG, CATALOGUE_FILE].iter().all(|name| request.out.join(name).is_file());
     let whole = !record.files_sha256.is_empty() && editable && record.files_sha256.iter().all(untouched);
     Ok((record == wanted && whole).then_some(record))
 }
@@ -158,12 +163,14 @@ pub fn write_sample(request: &SampleRequest) -> Result<SampleRecord> {
         request.users
     );
     let out = request.out.as_path();
-    if read_record(out)?.is_none() && out.join(CONFIG).exists() {
+    let earlier = read_record(out)?;
+    if !out.join(RECORD).exists() && out.join(CONFIG).exists() {
         bail!("{} holds a {CONFIG} that no sample wrote; choose another --out, or remove it", out.display());
     }
     std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
     // Marks the folder as a sample's before anything else is in it.
     let mut record = new_record(request)?;
+    record.editable_sha256 = earlier.map(|earlier| earlier.editable_sha256).unwrap_or_default();
     write_record(out, &record)?;
 
     let stage = Stage::start("shop", Unit::Items);
@@ -175,8 +182,8 @@ pub fn write_sample(request: &SampleRequest) -> Result<SampleRecord> {
     write_parquet(out, "orders.parquet", shop.orders.len(), |path, progress| write_orders(&shop, path, progress))?;
 
     let stage = Stage::start("questions", Unit::Items);
-    write_whole(&out.join("catalogue.toml"), CATALOGUE.as_bytes())?;
-    write_whole(&out.join(CONFIG), larder_toml(&absolute(&request.encoder)?).as_bytes())?;
+    write_editable(out, CATALOGUE_FILE, CATALOGUE, &mut record)?;
+    write_editable(out, CONFIG, &larder_toml(&absolute(&request.encoder)?), &mut record)?;
     let features = encoded_features(&out.join(CONFIG))?;
     let (train, test) = ask(&QuestionTexts::parse(QUESTIONS)?, &shop, &features, request.seed, request.now_ms)?;
     write_json_lines(&out.join("train.jsonl"), &train)?;
@@ -189,6 +196,21 @@ pub fn write_sample(request: &SampleRequest) -> Result<SampleRecord> {
     }
     write_record(out, &record)?;
     Ok(record)
+}
+
+/// Writes a file that a person may edit, unless a person has.
+fn write_editable(out: &Path, name: &str, text: &str, record: &mut SampleRecord) -> Result<()> {
+    let path = out.join(name);
+    if let Some(written) = record.editable_sha256.get(name)
+        && path.is_file()
+        && sha256_file(&path)? != *written
+    {
+        eprintln!("{} was edited and is kept; remove it to have the sample's own again", path.display());
+        return Ok(());
+    }
+    write_whole(&path, text.as_bytes())?;
+    record.editable_sha256.insert(name.to_owned(), sha256(text.as_bytes())?);
+    Ok(())
 }
 
 fn write_parquet(
@@ -226,6 +248,7 @@ fn new_record(request: &SampleRequest) -> Result<SampleRecord> {
         train_questions: 0,
         test_questions: 0,
         files_sha256: BTreeMap::new(),
+        editable_sha256: BTreeMap::new(),
     })
 }
 
