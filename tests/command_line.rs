@@ -116,6 +116,18 @@ async fn sigterm_drains_with_nothing_lost_and_the_store_can_be_opened_again() {
     assert_eq!(code, Some(1), "{message}");
     assert!(message.contains("only one process at a time may open a store"), "{message}");
 
+    // Another shop whose config names the same address: nothing of it may end up in this node.
+    let other = Shop::without_data(&[DEMO]);
+    other.config();
+    let toml = std::fs::read_to_string(other.path().join("larder.toml")).unwrap();
+    let config = other.path().join("other.toml");
+    let address = serving.address.trim_start_matches("http://");
+    std::fs::write(&config, toml.replacen("127.0.0.1:0", address, 1)).unwrap();
+    let generation = other.build(DEMO, "orders", 9).display().to_string();
+    let (code, message) = run(&["ingest", "publish", &generation, "--config", &config.display().to_string()]);
+    assert_eq!(code, Some(1), "{message}");
+    assert!(message.contains("serves the store") && message.contains("this config names"), "{message}");
+
     let mut tasks = JoinSet::new();
     for at in 0..100 {
         let client = client.clone();

@@ -150,3 +150,24 @@ fn damaged_folders_are_refused_by_file_and_tensor() {
     let too_long = Encoder::load(&ModelConfig { max_tokens: 600, ..config(&encoder_folder()) }).unwrap_err();
     says(too_long, &["max_tokens", "600", "512"]);
 }
+
+#[test]
+fn an_encoder_that_makes_other_vectors_has_another_name() {
+    let name = |config: &ModelConfig| Encoder::load(config).unwrap().name().to_owned();
+    let usual = config(&encoder_folder());
+    assert_eq!(name(&usual), encoder().name());
+    assert_eq!(name(&ModelConfig { threads: 1, micro_batch_tokens: 64, ..usual.clone() }), encoder().name());
+    assert_ne!(
+        name(&ModelConfig { max_tokens: 64, ..usual.clone() }),
+        encoder().name(),
+        "long texts are cut elsewhere"
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        fs::copy(encoder_folder().join(file), folder.path().join(file)).unwrap();
+    }
+    assert_eq!(name(&config(folder.path())), encoder().name(), "the folder does not matter");
+    edit(&folder.path().join("config.json"), "\"num_attention_heads\": 12", "\"num_attention_heads\": 6");
+    assert_ne!(name(&config(folder.path())), encoder().name(), "other heads, other vectors");
+}
