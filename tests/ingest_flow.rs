@@ -16,7 +16,10 @@ use larder_ingest::{BuildLimits, BuildReport, BuildRequest, Error, Progress, bui
 use larder_store::{FeatureType, GenerationWriter, Status, Store, TenantId, ViewConfig, WriterLimits};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
+use parquet::data_type::{ByteArrayType, Int96, Int96Type};
 use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
 
 use crate::support::store::{Value, column, config, feature, of_tenant, orders, plan, profile, profile_row, value};
 
@@ -590,4 +593,42 @@ fn the_writer_refuses_rows_that_break_its_rules() {
     let nulls = array(TimestampMillisecondArray::from(vec![None, Some(1)]).with_timezone("UTC"));
     assert_eq!(nulls.as_primitive::<TimestampMillisecondType>().null_count(), 1);
     assert_eq!(refused(vec![names(&["a", "b"]), nulls, numbers()]), "entity and event time must not be null");
+}
+
+/// INT96 as Spark writes it: nanoseconds of the day, then the Julian day.
+fn int96(time_ms: i64) -> Int96 {
+    const JULIAN_DAY_OF_EPOCH: i64 = 2_440_588;
+    const DAY_MS: i64 = 86_400_000;
+    let nanos = time_ms.rem_euclid(DAY_MS) as u64 * 1_000_000;
+    let mut value = Int96::new();
+    value.set_data(nanos as u32, (nanos >> 32) as u32, (time_ms.div_euclid(DAY_MS) + JULIAN_DAY_OF_EPOCH) as u32);
+    value
+}
+
+#[test]
+fn int96_timestamps_are_read_whole_however_far_away() {
+    // 2026-11-20T10:00:00Z, and the 9999-12-31 that stands for "never".
+    const TIMES: [i64; 2] = [1_795_168_800_000, 253_402_214_400_000];
+    let shop = Shop::new(view_of(FeatureType::Timestamp));
+    let schema = "message spark { required binary user_id (UTF8); required int96 updated_at; required int96 f; }";
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let path = shop.path("spark.parquet");
+    let mut writer = SerializedFileWriter::new(File::create(&path).unwrap(), schema, Arc::default()).unwrap();
+    let mut rows = writer.next_row_group().unwrap();
+    let mut keys = rows.next_column().unwrap().unwrap();
+    keys.typed::<ByteArrayType>().write_batch(&["a".into(), "b".into()], None, None).unwrap();
+    keys.close().unwrap();
+    for times in [TIMES, TIMES] {
+        let mut column = rows.next_column().unwrap().unwrap();
+        column.typed::<Int96Type>().write_batch(&times.map(int96), None, None).unwrap();
+        column.close().unwrap();
+    }
+    rows.close().unwrap();
+    writer.close().unwrap();
+
+    shop.build(vec![path]).unwrap();
+    let served = shop.serve("f", &["a", "b"]);
+    for (row, time) in served.into_iter().zip(TIMES) {
+        assert_eq!(row, (Status::Present, time, Some(Value::Time(time))));
+    }
 }

@@ -3,12 +3,18 @@
 use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, FieldRef, Fields, Schema, TimeUnit};
 use larder_store::{FeatureType, MAX_ENTITY_BYTES, ViewConfig};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
+use parquet::basic::Type as PhysicalType;
+use parquet::errors::ParquetError;
 
 use crate::Error;
 use crate::convert::Wanted;
@@ -62,12 +68,36 @@ pub(crate) struct SourceBatch {
     pub(crate) first_rejected: Option<(u64, String)>,
 }
 
+/// A reader of a file, with INT96 timestamps read as microseconds. Spark, Hive and Impala write them; read as nanoseconds, which is the
+/// parquet crate's choice, a date beyond the year 2262 (9999-12-31 is a usual one) would silently become another.
+fn reader_of(file: File) -> Result<ParquetRecordBatchReaderBuilder<File>, ParquetError> {
+    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?;
+    let (stored, schema) = (metadata.parquet_schema(), metadata.schema());
+    let int96 = |root: usize| {
+        let column = &stored.root_schema().get_fields()[root];
+        column.is_primitive() && column.get_physical_type() == PhysicalType::INT96
+    };
+    if !(0..schema.fields().len()).any(int96) {
+        return Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata));
+    }
+    let field = |(root, field): (usize, &FieldRef)| match field.data_type() {
+        DataType::Timestamp(_, zone) if int96(root) => {
+            let micros = DataType::Timestamp(TimeUnit::Microsecond, zone.clone());
+            Arc::new(field.as_ref().clone().with_data_type(micros))
+        }
+        _ => field.clone(),
+    };
+    let fields: Fields = schema.fields().iter().enumerate().map(field).collect();
+    let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(fields)));
+    ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
+}
+
 impl<'a> SourceFile<'a> {
     /// Opens a file and checks every column of the view against it, before any row is read.
     pub(crate) fn open(path: &'a Path, view: &'a ViewConfig) -> Result<SourceFile<'a>, Error> {
         let file = File::open(path).map_err(Error::disk("open", path))?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file)
-            .map_err(|error| Error::source(path, format!("not a readable Parquet file: {error}")))?;
+        let builder =
+            reader_of(file).map_err(|error| Error::source(path, format!("not a readable Parquet file: {error}")))?;
         let schema = builder.schema();
         let mut roots = Vec::new();
         for (name, wanted) in wanted_columns(view) {
