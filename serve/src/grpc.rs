@@ -40,10 +40,11 @@ pub(crate) fn router(
     shared: &Arc<Shared>,
     health: HealthServer<impl Health>,
 ) -> Result<Router, tonic_reflection::server::Error> {
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
     let node = &shared.config.node;
     let max_bytes = node.max_message_bytes;
     let answers = AnswersServer::new(AnswersService { shared: shared.clone() }).max_decoding_message_size(max_bytes);
@@ -56,7 +57,9 @@ pub(crate) fn router(
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(health)
-        .add_service(reflection)
+        .add_service(reflection().build_v1()?)
+        // Many clients still ask by the name that reflection had before it was stable.
+        .add_service(reflection().build_v1alpha()?)
         .add_service(answers)
         .add_service(features)
         .add_service(admin))
