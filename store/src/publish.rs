@@ -8,6 +8,8 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::files;
 use crate::generation::{Generation, Pair};
@@ -21,6 +23,9 @@ use crate::{Error, metrics, schema};
 
 /// Where files wait between being checked and being linked; inside the store's folder, so that linking is a rename.
 const STAGING: &str = "incoming";
+
+/// How long a publisher waits for the readers of a generation that goes.
+const READERS_WAIT: Duration = Duration::from_secs(1);
 
 /// What a publish or a rollback did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,13 +92,25 @@ pub(crate) fn publish(inner: &Inner, dir: &Path) -> Result<Published, Error> {
     }
     let live = Generation::new(record.live.clone(), &inner.warm);
     let before = inner.generations.load_full();
-    let pair = before.pair(record.live.view_id, record.live.tenant);
-    if let Some(retired) = pair.and_then(|pair| pair.previous.as_ref()) {
+    let pair = before.pair(record.live.view_id, record.live.tenant).cloned();
+    drop(before);
+    let (previous, retired) = pair.map_or((None, None), |pair| (Some(pair.live), pair.previous));
+    swap(inner, Pair { live, previous });
+    if let Some(retired) = retired {
         retired.retire();
+        outlive_readers(&retired);
     }
-    swap(inner, Pair { live, previous: pair.map(|pair| Arc::clone(&pair.live)) });
     metrics::record_publish();
     Ok(Published::new(&record, oldest.map(|manifest| manifest.generation), false))
+}
+
+/// Waits until the last fetch that may still read a generation has ended, so that dropping its files is the publisher's work and not that
+/// fetch's. A fetch that takes very long pays for itself.
+fn outlive_readers(generation: &Arc<Generation>) {
+    let until = Instant::now() + READERS_WAIT;
+    while Arc::strong_count(generation) > 1 && Instant::now() < until {
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// See [`Store::rollback`](crate::Store::rollback). The caller holds the publish lock.
