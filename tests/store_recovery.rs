@@ -12,9 +12,13 @@ use std::time::{Duration, Instant};
 
 use arrow::array::AsArray;
 use arrow::array::types::Int64Type;
-use larder_store::{Error, FeatureType, GenerationState, MANIFEST_FILE, Status, Store, TenantId, ViewConfig, ViewKind};
+use larder_store::{
+    Error, FeatureType, GenerationState, MANIFEST_FILE, Status, Store, TenantId, ViewConfig, ViewKind, WriterLimits,
+};
 
-use crate::support::store::{Row, build, config, feature, of_tenant, orders, plan, profile, profile_row, publish};
+use crate::support::store::{
+    Row, Value, build, build_within, config, feature, of_tenant, orders, plan, profile, profile_row, publish,
+};
 
 /// Set for a child process: the folder it works in.
 const CHILD_FOLDER: &str = "LARDER_TEST_CHILD_FOLDER";
@@ -440,4 +444,62 @@ fn a_damaged_block_is_an_error_and_never_a_wrong_answer() {
     assert!(error.to_string().contains("checksum"), "{error}");
     let fine = store.fetch(&plan, &of_tenant(1, &["user-02999"]), 0).unwrap();
     assert_eq!(fine.views[0].columns[0].as_primitive::<Int64Type>().value(0), 1);
+}
+
+/// A text of 16 KiB that no compression shortens much.
+fn noise(mut state: u64) -> String {
+    let next = |_| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        char::from(b'!' + (state >> 57) as u8 % 90)
+    };
+    (0..16 << 10).map(next).collect()
+}
+
+#[test]
+fn a_generation_of_many_files_is_published_reopened_and_dropped_whole() {
+    const ROWS: u64 = 700;
+    let folder = tempfile::tempdir().unwrap();
+    let limits = WriterLimits { file_mib: 1, ..WriterLimits::default() };
+    let rows = |generation: u32| -> Vec<Row> {
+        let row = |entity: u64| Row {
+            values: vec![Some(Value::Text(noise(entity + 1))), Some(Value::I64(i64::from(generation)))],
+            ..profile_row(&format!("user-{entity:05}"), 0, 0)
+        };
+        (0..ROWS).map(row).collect()
+    };
+    let view = ViewConfig {
+        features: vec![feature("text", FeatureType::Utf8), feature("points", FeatureType::I64)],
+        ..profile()
+    };
+    let open = || Store::open(&config(folder.path()), std::slice::from_ref(&view)).unwrap();
+    let names: Vec<String> = (0..ROWS).map(|entity| format!("user-{entity:05}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut files = Vec::new();
+    for generation in 1..=4 {
+        let dir = folder.path().join(format!("built-{generation}"));
+        let manifest = build_within(limits.clone(), &dir, &view, 1, generation, rows(generation));
+        assert!(manifest.files.len() >= 8, "only {} files", manifest.files.len());
+        files.push(manifest.files.len());
+        // Each publish finds a store that was closed and opened again.
+        let store = open();
+        store.publish(&dir).unwrap();
+        drop(store);
+        let store = open();
+        let fetched =
+            store.fetch(&plan(&store, &["profile:text", "profile:points"]), &of_tenant(1, &names), 0).unwrap();
+        let (texts, points) =
+            (fetched.views[0].columns[0].as_string::<i32>(), fetched.views[0].columns[1].as_primitive::<Int64Type>());
+        for row in 0..ROWS as usize {
+            assert_eq!(points.value(row), i64::from(generation), "row {row}");
+            assert!(texts.value(row) == noise(row as u64 + 1), "row {row} is not what was written");
+        }
+        let kept: usize = store.generations().iter().map(|info| info.files).sum();
+        assert_eq!(kept, files.iter().rev().take(2).sum::<usize>(), "the live generation and the previous one");
+    }
+    let on_disk = fs::read_dir(config(folder.path()).path)
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "sst"));
+    // Meta has a few files of its own; a generation that had stayed would be more.
+    let (found, kept) = (on_disk.count(), files[2] + files[3]);
+    assert!((kept..kept + files[1]).contains(&found), "{found} SST files on disk for {kept} of two generations");
 }

@@ -164,11 +164,22 @@ pub(crate) fn value(column: &dyn Array, data_type: FeatureType, row: usize) -> O
 }
 
 /// Builds a generation of `rows` (in any order) in `dir`.
-pub(crate) fn build(dir: &Path, view: &ViewConfig, tenant: u32, generation: u32, mut rows: Vec<Row>) -> Manifest {
+pub(crate) fn build(dir: &Path, view: &ViewConfig, tenant: u32, generation: u32, rows: Vec<Row>) -> Manifest {
+    build_within(WriterLimits::default(), dir, view, tenant, generation, rows)
+}
+
+/// The same within limits of its own.
+pub(crate) fn build_within(
+    limits: WriterLimits,
+    dir: &Path,
+    view: &ViewConfig,
+    tenant: u32,
+    generation: u32,
+    mut rows: Vec<Row>,
+) -> Manifest {
     rows.sort_by(|a, b| a.entity.cmp(&b.entity));
     let as_of = i64::from(generation);
-    let mut writer =
-        GenerationWriter::create(dir, view, TenantId(tenant), generation, as_of, WriterLimits::default()).unwrap();
+    let mut writer = GenerationWriter::create(dir, view, TenantId(tenant), generation, as_of, limits).unwrap();
     for part in rows.chunks(7) {
         writer.append(&batch(view, part)).unwrap();
     }
