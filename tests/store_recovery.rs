@@ -329,7 +329,7 @@ fn a_generation_of_another_declaration_is_refused() {
         let values = view.features.iter().map(|_| None).collect::<Vec<_>>();
         let mut row = Row { entity: "ada".to_string(), event_time_ms: 0, values };
         if view.kind == ViewKind::LastN {
-            row.values[0] = Some(crate::support::store::Value::I64(1));
+            row.values[0] = Some(Value::I64(1));
         }
         build(&dir, &batch_view, 1, number, vec![row]);
         let error = store.publish(&dir).unwrap_err();
