@@ -5,8 +5,6 @@
 //! tensors `scale`, `bias`, `weights` and `mixing` and, as metadata, everything else.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
@@ -17,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::catalogue::Catalogue;
 use crate::error::Error;
 use crate::features::{EncodedFeature, FeatureEncoder};
+use crate::files::{from_little_endian, little_endian, write_whole};
 use crate::metrics;
 use crate::parameters::{Parameters, mixing_rows};
 use crate::ranking::Ranking;
@@ -167,16 +166,7 @@ impl Head {
     /// Writes the head; a file that is already there is replaced only once the new one is complete and on the disk.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
         let bytes = self.to_bytes().map_err(|problem| Error::fault("saving the head", problem))?;
-        let mut unfinished = path.as_os_str().to_owned();
-        unfinished.push(".unfinished");
-        let unfinished = Path::new(&unfinished);
-        let write = || {
-            let mut file = File::create(unfinished)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            std::fs::rename(unfinished, path)
-        };
-        write().map_err(|source| Error::writing(path, source))
+        write_whole(path, &bytes).map_err(|source| Error::writing(path, source))
     }
 
     fn to_bytes(&self) -> Result<Vec<u8>, String> {
@@ -246,15 +236,11 @@ fn read(tensors: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Vec<f3
     if tensor.shape() != shape || tensor.dtype() != Dtype::F32 {
         return Err(format!("tensor {name} is {:?} {:?}, expected F32 {shape:?}", tensor.dtype(), tensor.shape()));
     }
-    let values: Vec<f32> = tensor.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let values: Vec<f32> = from_little_endian(tensor.data());
     if values.iter().any(|value| !value.is_finite()) {
         return Err(format!("tensor {name} holds a value that is not a finite number"));
     }
     Ok(values)
-}
-
-fn little_endian(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
 #[cfg(test)]

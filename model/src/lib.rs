@@ -32,6 +32,7 @@ mod fit;
 mod calibration;
 mod report;
 
+mod files;
 mod metrics;
 
 pub use catalogue::{Catalogue, Intent, OUT_OF_SCOPE};

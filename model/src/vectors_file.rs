@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::catalogue::Catalogue;
 use crate::encoder::Encoder;
+use crate::files::{from_little_endian, little_endian, write_whole};
 
 /// The layout of the file; a change of it is a new number.
 const FORMAT: &str = "1";
@@ -28,12 +29,12 @@ pub(crate) fn read(file: &Path, encoder: &Encoder, catalogue: &Catalogue) -> Opt
         tracing::info!(file = %file.display(), "kept vectors are of another catalogue or encoder; encoding anew");
         return None;
     }
-    Some(vectors.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+    Some(from_little_endian(vectors.data()))
 }
 
 /// Keeps the vectors for the next start. A failure is worth a line in the log and no more.
 pub(crate) fn write(file: &Path, encoder: &Encoder, catalogue: &Catalogue, vectors: &[f32]) {
-    let data: Vec<u8> = vectors.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let data = little_endian(vectors);
     let write = || -> Result<(), Box<dyn std::error::Error>> {
         let shape = vec![examples(catalogue), encoder.dimension()];
         let view = TensorView::new(Dtype::F32, shape, &data)?;
@@ -41,9 +42,7 @@ pub(crate) fn write(file: &Path, encoder: &Encoder, catalogue: &Catalogue, vecto
         if let Some(folder) = file.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let unfinished = file.with_extension("unfinished");
-        std::fs::write(&unfinished, bytes)?;
-        Ok(std::fs::rename(unfinished, file)?)
+        Ok(write_whole(file, &bytes)?)
     };
     if let Err(error) = write() {
         tracing::warn!(file = %file.display(), %error, "the catalogue's vectors could not be kept; the next start encodes them again");

@@ -9,6 +9,7 @@ use burn::tensor::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::Error;
+use crate::files::from_little_endian;
 
 /// The largest weights file that is read.
 const MAX_WEIGHTS_BYTES: u64 = 8 << 30;
@@ -94,7 +95,7 @@ impl Weights<'_> {
 
 fn widen(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
     let values = match dtype {
-        Dtype::F32 => data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+        Dtype::F32 => from_little_endian(data),
         Dtype::F16 => data.as_chunks::<2>().0.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32()).collect(),
         Dtype::BF16 => data.as_chunks::<2>().0.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect(),
         _ => return None,

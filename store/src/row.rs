@@ -189,7 +189,8 @@ fn put_end(out: &mut [u8], start: usize, at: usize, schema: &RowSchema) -> Resul
 mod tests {
     use super::*;
     use crate::columns::column;
-    use crate::view::{FeatureConfig, ViewConfig, ViewKind};
+    use crate::test_rows;
+    use crate::view::{FeatureConfig, ViewConfig};
     use arrow::array::{ArrayRef, Float32Builder, ListBuilder};
     use proptest::prelude::*;
     use std::sync::Arc;
@@ -209,17 +210,10 @@ mod tests {
     fn view(picks: &[usize]) -> ViewConfig {
         let features = picks.iter().enumerate();
         ViewConfig {
-            name: "view".into(),
-            id: 1,
-            kind: ViewKind::Latest,
-            entity_key: "entity".into(),
-            event_time: "time".into(),
-            ttl_s: None,
-            n: None,
-            element_key: None,
             features: features
                 .map(|(index, pick)| FeatureConfig { name: format!("f{index}"), data_type: TYPES[*pick] })
                 .collect(),
+            ..test_rows::view()
         }
     }
 
