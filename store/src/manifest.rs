@@ -69,7 +69,8 @@ pub struct StoredSchema {
     pub n: Option<u32>,
     /// `last_n` only: the feature that identifies an element.
     pub element_key: Option<String>,
-    /// Names and types, in the order of the layout.
+    /// Names and types, in the order of the layout. Former names are as the declaration had them: with them a declaration from before a
+    /// renaming finds the feature too.
     pub features: Vec<FeatureConfig>,
 }
 

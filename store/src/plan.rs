@@ -61,7 +61,7 @@ pub(crate) struct PlannedView {
 impl PlannedView {
     /// Where the wanted features lie in rows of another schema.
     pub(crate) fn project(&self, schema: &RowSchema) -> Projection {
-        Projection::new(schema, self.features.iter().map(|(name, _)| name.as_str()))
+        Projection::new(schema, &self.view.schema, self.features.iter().map(|(name, _)| name.as_str()))
     }
 }
 
@@ -93,7 +93,7 @@ impl Plan {
             .into_iter()
             .map(|(view, features)| PlannedView {
                 view: Arc::clone(view),
-                projection: Projection::new(&view.schema, features.iter().map(|(name, _)| name.as_str())),
+                projection: Projection::new(&view.schema, &view.schema, features.iter().map(|(name, _)| name.as_str())),
                 features,
             })
             .collect();

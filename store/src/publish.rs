@@ -73,12 +73,6 @@ pub(crate) fn publish(inner: &Inner, dir: &Path) -> Result<Published, Error> {
             return Ok(Published::new(old, None, true));
         }
         check_succession(old, &manifest)?;
-        for stored in old.generations() {
-            if let Some(reason) = schema::changed_type(&stored.schema.features, &manifest.schema.features) {
-                let reason = format!("against generation {}: {reason}", stored.generation);
-                return Err(Error::refused(dir, reason));
-            }
-        }
     }
     link(inner, &manifest, dir)?;
 
