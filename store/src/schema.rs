@@ -129,7 +129,8 @@ pub(crate) fn cannot_serve(stored: &StoredSchema, view: &ViewConfig) -> Option<S
     let (rows, declared) = (RowSchema::new(&stored.features), RowSchema::new(&view.features));
     let element_key = view.element_key.as_deref();
     let resolved = element_key.and_then(|key| rows.stored_as(&declared, key));
-    if stored.element_key.as_ref() != resolved.map(|index| &rows.features[index].name) {
+    let resolved = resolved.map(|index| &rows.features[index].name);
+    if stored.element_key.as_ref() != resolved || element_key.is_some() != resolved.is_some() {
         let (stored, declared) = (stored.element_key.as_deref().unwrap_or("nothing"), element_key.unwrap_or("nothing"));
         return Some(format!(
             "its element_key is {stored} and the view declares {declared}; give the view a new name and id"
@@ -307,6 +308,8 @@ mod tests {
         assert_eq!(refusal(&stored, &view_of("b", &stored.features)), other("b"));
         assert_eq!(refusal(&stored, &view_of("c", &[renamed("c", &[])])), other("c"));
         assert_eq!(refusal(&stored, &view_of("c", &[renamed("c", &["b"])])), other("c"));
+        let keyless = ViewConfig { element_key: None, features: vec![renamed("b", &[])], ..stored.clone() };
+        assert!(refusal(&keyless, &stored).unwrap().starts_with("its element_key is nothing and the view declares a;"));
         let latest = ViewConfig { kind: ViewKind::Latest, n: None, element_key: None, ..stored.clone() };
         let kind = "its rows are of kind LastN and the view is declared Latest; give the view a new name and id";
         assert_eq!(refusal(&stored, &latest).as_deref(), Some(kind));
