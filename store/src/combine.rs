@@ -22,14 +22,24 @@ pub(crate) struct Published<'a> {
     as_of_ms: Option<i64>,
     /// The schema of its rows.
     schema: &'a RowSchema,
+    /// `last_n` only: the feature of those rows that identifies an element.
+    element: Option<usize>,
 }
 
 impl<'a> Published<'a> {
     pub(crate) fn new(view: &'a View, generation: Option<&'a Generation>) -> Published<'a> {
+        let schema = generation.map_or(&view.schema, |generation| &generation.schema);
+        let element_key = view.config.element_key.as_deref();
         Published {
             as_of_ms: generation.map(|generation| generation.manifest.as_of_ms),
-            schema: generation.map_or(&view.schema, |generation| &generation.schema),
+            element: element_key.and_then(|name| schema.stored_as(&view.schema, name)),
+            schema,
         }
+    }
+
+    /// What identifies an element among the snapshot's rows.
+    pub(crate) fn element_key<'r>(&self, row: &'r [u8]) -> Result<Cow<'r, [u8]>, Damaged> {
+        self.schema.element_key(self.element.ok_or(Damaged("its schema has no element key"))?, row)
     }
 
     /// Whether `change` stands against the snapshot's row of the same element, or against its absence.
@@ -79,7 +89,7 @@ fn last_n<'a>(
         for element in Elements::new(base)? {
             let row = element?;
             let time = event_time_ms(row)?;
-            let key = snapshot.schema.element_key(view, row)?;
+            let key = snapshot.element_key(row)?;
             let change = delta.changes.iter().position(|change| change.element == &*key);
             if let Some(index) = change {
                 met[index] = true;
