@@ -69,6 +69,14 @@ mod lookup;
 mod hot;
 mod fill;
 mod warm;
+mod cold_file;
+mod cold_scan;
+mod cold_tail;
+mod cold_directory;
+mod cold_page;
+mod cold_format;
+mod cold_layout;
+mod cold_writer;
 mod decode;
 mod columns;
 mod fetched;
@@ -85,6 +93,8 @@ mod elements;
 mod files;
 mod metrics;
 mod error;
+#[cfg(test)]
+mod cold_test_files;
 #[cfg(test)]
 mod test_rows;
 
