@@ -49,7 +49,10 @@ fn carry_chunk(inner: &Inner, view: &View, keys: &[Arc<Box<[u8]>>], to: &Generat
         let damaged = |damaged| damaged_row(&snapshot, view, damaged);
         // What lies cold is not waited for; it becomes hot when it is asked for.
         let entity = key::read_entity(&new_key[PREFIX_BYTES..]).unwrap_or_default();
-        if rows.base.is_none() && to.cold_part(&entity).is_some() && !rows.need_no_snapshot(view, to).map_err(damaged)? {
+        if rows.base.is_none()
+            && to.cold_part(&entity).is_some()
+            && !rows.need_no_snapshot(view, to).map_err(damaged)?
+        {
             continue;
         }
         let combined = rows.combine(view, Some(to));

@@ -88,7 +88,11 @@ impl ColdFolder {
     }
 
     /// Opens a generation's files and checks that they are those described.
-    pub(crate) fn open_parts(&self, manifest: &Manifest, described: &[ManifestFile]) -> Result<Vec<Arc<ColdPart>>, Error> {
+    pub(crate) fn open_parts(
+        &self,
+        manifest: &Manifest,
+        described: &[ManifestFile],
+    ) -> Result<Vec<Arc<ColdPart>>, Error> {
         let mut parts: Vec<Arc<ColdPart>> = Vec::with_capacity(described.len());
         for described in described {
             let path = self.place(manifest, &described.name);

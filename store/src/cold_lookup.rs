@@ -1,6 +1,7 @@
 //! Asking the cold tier for what the warm one does not have, within the time a fetch has for it. What does not arrive in time goes into the hot
 //! tier when it does, combined with the live rows as they were, under the same guard against writes as every other row.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -131,7 +132,9 @@ fn by_part(keys: Vec<ColdKey>) -> Vec<(Arc<ColdPart>, Vec<ColdKey>)> {
 fn found(keys: &[ColdKey], answer: ColdAnswer) -> Result<Vec<Found>, Error> {
     let values = answer.values?;
     let combined = keys.iter().zip(values).map(|(key, stored)| key.combine(stored)).collect::<Result<_, _>>();
-    combined.map_err(|damaged: Damaged| Error::FixInput(format!("a row of the cold tier: {}", damaged.0)))
+    let path = keys.first().and_then(|key| key.generation.cold_part(&key.entity)).map(|part| part.file.path());
+    let path = path.unwrap_or(Path::new(""));
+    combined.map_err(|damaged: Damaged| Error::damaged(path, format!("a row: {}", damaged.0)))
 }
 
 fn arrive_late(keys: &[ColdKey], answer: ColdAnswer, read_at: Clock, hot: &Shards, active: &Active) {

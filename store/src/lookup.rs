@@ -73,7 +73,8 @@ pub(crate) fn look_up<'a>(
     reading: &Reading<'a>,
     stats: &mut FetchStats,
 ) -> Result<Vec<FoundRow<'a>>, Error> {
-    let mut found: Vec<_> = (0..batch.len()).map(|_| FoundRow { value: None, tier: Tier::None, in_time: true }).collect();
+    let mut found: Vec<_> =
+        (0..batch.len()).map(|_| FoundRow { value: None, tier: Tier::None, in_time: true }).collect();
     let mut misses = Vec::new();
     for position in batch.sorted_positions(plan) {
         match reading.hot.get(batch.key(position), batch.hash(position)) {
@@ -89,8 +90,7 @@ pub(crate) fn look_up<'a>(
         read_misses(plan, batch, reading, &misses, &mut found, stats)?;
     }
     stats.unique_keys = batch.len() as u64;
-    stats.not_found =
-        stats.unique_keys - stats.hot_hits - stats.warm_hits - stats.cold_hits - stats.not_in_time;
+    stats.not_found = stats.unique_keys - stats.hot_hits - stats.warm_hits - stats.cold_hits - stats.not_in_time;
     Ok(found)
 }
 
@@ -201,11 +201,7 @@ impl<'db> Rows<'db> {
     }
 
     /// The value that stands. Almost always there are no live rows, and it stays where it lies.
-    pub(crate) fn combine(
-        self,
-        view: &View,
-        generation: Option<&Generation>,
-    ) -> Result<Option<Value<'db>>, Damaged> {
+    pub(crate) fn combine(self, view: &View, generation: Option<&Generation>) -> Result<Option<Value<'db>>, Damaged> {
         let Some(live) = self.live else {
             return Ok(self.base);
         };

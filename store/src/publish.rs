@@ -172,7 +172,7 @@ pub(crate) fn clear_staging(store: &Path) -> Result<(), Error> {
 }
 
 /// One new table for all readers. Under the publish lock, so no change is lost between load and store.
-fn swap(inner: &Inner, pair: Pair) {
+pub(crate) fn swap(inner: &Inner, pair: Pair) {
     let mut table = (*inner.generations.load_full()).clone();
     table.insert(pair);
     inner.generations.store(Arc::new(table));

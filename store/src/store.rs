@@ -51,7 +51,7 @@ pub(crate) struct Inner {
     /// See [`meta::name`].
     pub(crate) name: String,
     readers: Readers,
-    cold: ColdTier,
+    pub(crate) cold: ColdTier,
     cold_budget: Duration,
     max_fetch_keys: usize,
     /// Held by whoever changes meta.
@@ -260,8 +260,7 @@ mod tests {
         let tier = || {
             let Inner { hot, readers, cold, .. } = &*store.0;
             let (read_at, deadline) = (hot.clock(), Instant::now());
-            let reading =
-                Reading { read_at, filter: &filter, snapshot: &snapshot, hot, readers, cold, deadline };
+            let reading = Reading { read_at, filter: &filter, snapshot: &snapshot, hot, readers, cold, deadline };
             look_up(&plan, &batch, &reading, &mut FetchStats::default()).unwrap()[0].tier
         };
 
