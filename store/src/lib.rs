@@ -78,6 +78,11 @@ mod publish;
 mod manifest;
 mod writer;
 mod merge;
+mod log;
+mod log_append;
+mod log_read;
+mod log_rows;
+mod log_family;
 mod key;
 mod schema;
 mod row;
@@ -85,6 +90,8 @@ mod elements;
 mod files;
 mod metrics;
 mod error;
+#[cfg(test)]
+mod log_model;
 #[cfg(test)]
 mod test_rows;
 
@@ -95,6 +102,9 @@ pub use fetched::{FetchStats, Fetched, FetchedView, Status, Tier};
 pub use generation::{GenerationInfo, GenerationState};
 pub use hot::HotUsage;
 pub use key::MAX_ENTITY_BYTES;
+pub use log::{Log, LogConfig, MAX_LOG_ENTRIES, MAX_LOG_ENTRY_BYTES, MAX_LOG_KEY_BYTES};
+pub use log_append::{LogAppend, LogEntry, MAX_LOG_APPEND_BYTES, MAX_LOG_DEDUP_BYTES};
+pub use log_read::{LogRecord, MAX_LOG_READ_BYTES};
 pub use lookup::MAX_FETCH_BYTES;
 pub use manifest::{MANIFEST_FILE, Manifest, ManifestFile, StoredSchema};
 pub use metrics::describe_metrics;

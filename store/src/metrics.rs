@@ -14,6 +14,8 @@ const HOT_BYTES: &str = "larder_store_hot_bytes";
 const HOT_SKIPPED: &str = "larder_store_hot_skipped_total";
 const SWAPS: &str = "larder_store_swaps_total";
 const DROP_FAILURES: &str = "larder_store_drop_failures_total";
+const LOG_APPEND_SECONDS: &str = "larder_store_log_append_seconds";
+const LOG_ENTRIES: &str = "larder_store_log_entries_total";
 
 /// Describes every metric to the installed recorder.
 pub fn describe_metrics() {
@@ -25,6 +27,8 @@ pub fn describe_metrics() {
     describe_counter!(HOT_SKIPPED, "Rows that did not enter the hot tier, because it fell behind.");
     describe_counter!(SWAPS, "Generations made live, by cause: publish or rollback.");
     describe_counter!(DROP_FAILURES, "Generations whose files could not be dropped; they go at the next start.");
+    describe_histogram!(LOG_APPEND_SECONDS, Unit::Seconds, "Time of one durable append to logs.");
+    describe_counter!(LOG_ENTRIES, "Entries written to logs; repeats of a dedup key are not written.");
 }
 
 pub(crate) fn record_fetch(stats: &FetchStats, elapsed: Duration, hot_bytes: u64) {
@@ -51,4 +55,9 @@ pub(crate) fn record_rollback() {
 
 pub(crate) fn record_drop_failure() {
     counter!(DROP_FAILURES).increment(1);
+}
+
+pub(crate) fn record_log_append(entries: u64, elapsed: Duration) {
+    counter!(LOG_ENTRIES).increment(entries);
+    histogram!(LOG_APPEND_SECONDS).record(elapsed.as_secs_f64());
 }

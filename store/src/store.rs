@@ -14,6 +14,7 @@ use crate::decode::decode;
 use crate::fetched::{FetchStats, Fetched};
 use crate::generation::{GenerationInfo, Generations};
 use crate::hot::{Hot, HotUsage};
+use crate::log::LogLocks;
 use crate::lookup::{check_bytes, look_up};
 use crate::plan::{FeatureRef, Plan, View};
 use crate::publish::{self, Published};
@@ -41,6 +42,7 @@ pub(crate) struct Inner {
     max_fetch_keys: usize,
     /// Held by whoever changes meta.
     publishing: Mutex<()>,
+    pub(crate) log_locks: LogLocks,
 }
 
 impl Store {
@@ -68,6 +70,7 @@ impl Store {
             hot: Hot::start(config).map_err(Error::disk("start a thread for", &config.path))?,
             max_fetch_keys: config.max_fetch_keys,
             publishing: Mutex::new(()),
+            log_locks: LogLocks::default(),
         })))
     }
 

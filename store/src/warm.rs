@@ -13,13 +13,14 @@ use rocksdb::{
 use crate::Error;
 use crate::config::StoreConfig;
 use crate::key::GenerationId;
+use crate::log_family::{LOG, log_options};
 
 const BASE: &str = "base";
 const META: &str = "meta";
 
 /// The database of one store.
 pub(crate) struct Warm {
-    db: DB,
+    pub(crate) db: DB,
     path: PathBuf,
 }
 
@@ -58,6 +59,7 @@ impl Warm {
         let families = [
             ColumnFamilyDescriptor::new(BASE, base_options(Some(&cache))),
             ColumnFamilyDescriptor::new(META, Options::default()),
+            ColumnFamilyDescriptor::new(LOG, log_options(&cache)),
         ];
         match DB::open_cf_descriptors(&options, path, families) {
             Ok(db) => Ok(Warm { db, path: path.clone() }),
@@ -162,7 +164,7 @@ impl Warm {
             .map_err(|error| Error::damaged(&self.path, format!("the meta family cannot be read: {error}")))
     }
 
-    fn family(&self, name: &str) -> Result<&ColumnFamily, Error> {
+    pub(crate) fn family(&self, name: &str) -> Result<&ColumnFamily, Error> {
         let missing = || Error::damaged(&self.path, format!("it has no {name} family"));
         self.db.cf_handle(name).ok_or_else(missing)
     }
