@@ -3,7 +3,8 @@
 //!
 //! Files are rewritten by RocksDB itself: the rows are deleted (or, where a history has newer elements, replaced) by one synced write for each
 //! file, together with the record's new count, and then that file alone is compacted. A crash in between leaves a small file on
-//! top of the one it changes; the next start compacts it before anything is counted.
+//! top of the one it changes; the next start, or the next call, compacts it before anything is counted. Nothing is compacted while a fetch
+//! still sees the rows as they were: RocksDB would keep them.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -14,10 +15,9 @@ use crate::Error;
 use crate::delta::Delta;
 use crate::elements::{self, Elements};
 use crate::erasure::{Erasure, ErasureRecord};
-use crate::key::{self, GenerationId, MAX_ENTITY_BYTES, PREFIX_BYTES};
+use crate::key::{self, MAX_ENTITY_BYTES, PREFIX_BYTES};
 use crate::live::{Touched, read_key, tell_hot};
 use crate::meta::{self, MetaRecord};
-use crate::plan::View;
 use crate::row::{Damaged, event_time_ms};
 use crate::store::Inner;
 use crate::view::{TenantId, ViewKind};
@@ -65,12 +65,12 @@ pub(crate) fn compact_erased(inner: &Inner) -> Result<Compacted, Error> {
         return Ok(compacted);
     }
     compact_live(inner, &mut compacted)?;
+    inner.warm.finish_compactions()?;
     let files = inner.warm.base_files()?;
-    for view in &inner.views {
-        for tenant in inner.generations.load().tenants(view.config.id) {
-            if inner.erasures.has(tenant) {
-                compact_generations(inner, view, tenant, &files, &mut compacted)?;
-            }
+    // Views that are no longer declared included.
+    for (view, tenant) in inner.generations.load().views() {
+        if inner.erasures.has(tenant) {
+            compact_generations(inner, view, tenant, &files, &mut compacted)?;
         }
     }
     // The log still holds what was written live; it goes when everything in it has reached a file.
@@ -81,7 +81,7 @@ pub(crate) fn compact_erased(inner: &Inner) -> Result<Compacted, Error> {
 fn compact_live(inner: &Inner, compacted: &mut Compacted) -> Result<(), Error> {
     let end = [0xFF; key::LIVE_PREFIX_BYTES + 1];
     let mut from = Vec::new();
-    let mut taken = Vec::new();
+    let mut met = false;
     loop {
         let _alone = inner.live.write_alone();
         let chunk: Vec<_> = inner.warm.scan_live(&from, &end)?.take(CHUNK).collect::<Result<_, _>>()?;
@@ -95,25 +95,28 @@ fn compact_live(inner: &Inner, compacted: &mut Compacted) -> Result<(), Error> {
             let damaged = |damaged: Damaged| Error::damaged(inner.warm.path(), format!("a live row: {}", damaged.0));
             let mut delta = Delta::decode(value).map_err(damaged)?;
             delta.changes.retain(|change| change.event_time_ms > erased_ms);
+            if delta.is_cleared_by(erased_ms) {
+                delta.forget_clearing();
+            }
             let mut left = Vec::new();
-            if !delta.changes.is_empty() {
+            if !delta.is_empty() {
                 delta.encode(&mut left);
             }
-            inner.warm.replace_live(&mut batch, live_key, &left)?;
-            taken.push(live_key.clone());
+            met = true;
+            if left != **value {
+                inner.warm.replace_live(&mut batch, live_key, &left)?;
+                compacted.live += 1;
+            }
         }
         if !batch.is_empty() {
             inner.warm.write_synced(batch)?;
         }
     }
-    if taken.is_empty() {
-        return Ok(());
-    }
-    compacted.live += taken.len() as u64;
     inner.warm.flush()?;
-    inner.warm.outlive_snapshots();
-    for live_key in taken {
-        inner.warm.compact(Family::Live, &live_key, &live_key)?;
+    // Deletions in the files may be of a call that was cut short: their keys are not to be seen any more, but what they delete is still there.
+    if met || inner.warm.live_has_deletions()? {
+        inner.warm.outlive_snapshots()?;
+        inner.warm.compact(Family::Live, &[], &end)?;
     }
     Ok(())
 }
@@ -123,16 +126,16 @@ type Left = Option<Vec<u8>>;
 
 fn compact_generations(
     inner: &Inner,
-    view: &View,
+    view: u16,
     tenant: TenantId,
     files: &[BaseFile],
     compacted: &mut Compacted,
 ) -> Result<(), Error> {
-    let Some(mut record) = MetaRecord::read(&inner.warm, view.config.id, tenant)? else { return Ok(()) };
-    let ids: Vec<_> = record.generations().map(|manifest| manifest.id()).collect();
-    for id in ids {
+    let Some(mut record) = MetaRecord::read(&inner.warm, view, tenant)? else { return Ok(()) };
+    let generations: Vec<_> = record.generations().map(|manifest| (manifest.id(), manifest.schema.kind)).collect();
+    for (id, kind) in generations {
         for file in files.iter().filter(|file| file.generation() == Some(id)) {
-            let erased = find_erased(inner, view, id, file)?;
+            let erased = find_erased(inner, tenant, kind, file)?;
             if erased.is_empty() {
                 continue;
             }
@@ -144,10 +147,7 @@ fn compact_generations(
             record.add_to(&inner.warm, &mut batch)?;
             inner.warm.write_synced(batch)?;
             inner.warm.flush()?;
-            inner.warm.outlive_snapshots();
-            if let Some(((first, _), (last, _))) = erased.first_key_value().zip(erased.last_key_value()) {
-                inner.warm.compact(Family::Base, first, last)?;
-            }
+            inner.warm.finish_compactions()?;
             compacted.rows += erased.len() as u64;
             compacted.files += 1;
         }
@@ -155,20 +155,21 @@ fn compact_generations(
     Ok(())
 }
 
+/// What a file holds of erased entities, and what is to be left of each value.
 fn find_erased(
     inner: &Inner,
-    view: &View,
-    id: GenerationId,
+    tenant: TenantId,
+    kind: ViewKind,
     file: &BaseFile,
 ) -> Result<BTreeMap<Box<[u8]>, Left>, Error> {
     let mut erased = BTreeMap::new();
     for entry in inner.warm.scan_base(file.first_key(), Bound::Included(file.last_key()))? {
         let (base_key, value) = entry?;
         let entity = base_key.get(PREFIX_BYTES..).and_then(key::read_entity);
-        let erased_ms = entity.and_then(|entity| inner.erasures.erased_ms(id.tenant, &entity));
+        let erased_ms = entity.and_then(|entity| inner.erasures.erased_ms(tenant, &entity));
         let Some(erased_ms) = erased_ms else { continue };
         let damaged = |damaged: Damaged| Error::damaged(inner.warm.path(), format!("a row: {}", damaged.0));
-        let left = match view.config.kind {
+        let left = match kind {
             ViewKind::Latest => (event_time_ms(&value).map_err(damaged)? > erased_ms).then(|| value.to_vec()),
             ViewKind::LastN => newer(&value, erased_ms).map_err(damaged)?,
         };

@@ -129,6 +129,11 @@ impl<'a> Delta<'a> {
         }
     }
 
+    /// Whether everything up to some time is deleted, and that time is not after `time_ms`.
+    pub(crate) fn is_cleared_by(&self, time_ms: i64) -> bool {
+        self.cleared_ms != NOTHING_CLEARED && self.cleared_ms <= time_ms
+    }
+
     /// Takes back that everything up to some time is deleted.
     pub(crate) fn forget_clearing(&mut self) {
         self.cleared_ms = NOTHING_CLEARED;
