@@ -40,12 +40,14 @@ fn carry_chunk(inner: &Inner, view: &View, keys: &[Arc<Box<[u8]>>], to: &Generat
     let base = snapshot.read(&new_keys.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
     let mut entries = Vec::with_capacity(keys.len());
     for (new_key, base) in new_keys.into_iter().zip(base) {
-        let Some(hash) = hash_of(&new_key) else { continue };
+        let Some((id, entity)) = read_key(&new_key) else { continue };
+        let hash = key::key_hash(id.view, id.tenant, entity.as_bytes());
         let live = match filter.may_contain(hash) {
             true => snapshot.read_live(&[&key::live_key(&new_key)])?.pop().flatten(),
             false => None,
         };
-        let combined = Rows { base, live }.combine(view, Some(to));
+        let erased_ms = inner.erasures.erased_ms(id.tenant, &entity);
+        let combined = Rows { base, live }.combine(view, Some(to), erased_ms);
         let value = combined.map_err(|damaged| damaged_row(&snapshot, view, damaged))?;
         entries.push(Entry { key: new_key.into(), hash, found: value.as_deref().map(Arc::from) });
     }
@@ -57,16 +59,14 @@ impl Carried {
     /// Drops the old generation's entries, which nobody asks for any more.
     pub(crate) fn forget_old(self, inner: &Inner) {
         for key in self.0 {
-            if let Some(hash) = hash_of(&key) {
-                inner.hot.forget(&key, hash);
+            if let Some((id, entity)) = read_key(&key) {
+                inner.hot.forget(&key, key::key_hash(id.view, id.tenant, entity.as_bytes()));
             }
         }
     }
 }
 
-/// The hash of a base key.
-fn hash_of(key: &[u8]) -> Option<u64> {
-    let id = GenerationId::of_key(key)?;
-    let entity = key::read_entity(key.get(PREFIX_BYTES..)?)?;
-    Some(key::key_hash(id.view, id.tenant, entity.as_bytes()))
+/// The parts of a base key.
+fn read_key(key: &[u8]) -> Option<(GenerationId, String)> {
+    Some((GenerationId::of_key(key)?, key::read_entity(key.get(PREFIX_BYTES..)?)?))
 }

@@ -56,6 +56,8 @@ pub(crate) struct Reading<'a> {
     pub(crate) snapshot: &'a Snapshot<'a>,
     pub(crate) hot: &'a Hot,
     pub(crate) readers: &'a Readers,
+    /// For each distinct entity the time up to which its rows are erased; empty where nobody is.
+    pub(crate) erased: &'a [Option<i64>],
 }
 
 /// Looks every key of the batch up once; the outcome is in the order of positions. What the database answers, absence included, is handed
@@ -114,7 +116,8 @@ fn read_misses<'a>(
         let rows = Rows { base: base.and_then(|(_, row)| row), live: live.and_then(|(_, changes)| changes) };
         stats.bytes_read += rows.bytes() as u64;
         let view = &plan.views[position / batch.unique].view;
-        let combined = rows.combine(view, batch.generation(position));
+        let erased_ms = reading.erased.get(position % batch.unique).copied().flatten();
+        let combined = rows.combine(view, batch.generation(position), erased_ms);
         let mut value = combined.map_err(|damaged| damaged_row(reading.snapshot, view, damaged))?;
         if fills {
             let row: Option<Arc<[u8]>> = value.as_deref().map(Arc::from);
@@ -150,11 +153,17 @@ impl<'db> Rows<'db> {
     }
 
     /// The value that stands. Almost always there are no live rows, and it stays where it lies.
-    pub(crate) fn combine(self, view: &View, generation: Option<&Generation>) -> Result<Option<Value<'db>>, Damaged> {
+    pub(crate) fn combine(
+        self,
+        view: &View,
+        generation: Option<&Generation>,
+        erased_ms: Option<i64>,
+    ) -> Result<Option<Value<'db>>, Damaged> {
         let Some(live) = self.live else {
             return Ok(self.base.map(Value::Pinned));
         };
-        let combined = combine::combine(&view.config, Published::new(view, generation), self.base.as_deref(), &live)?;
+        let published = Published::new(view, generation, erased_ms);
+        let combined = combine::combine(&view.config, published, self.base.as_deref(), &live)?;
         Ok(combined.map(|value| Value::Owned(value.into_owned())))
     }
 }

@@ -110,11 +110,11 @@ impl Store {
         let snapshot = inner.warm.snapshot();
         let live = inner.generations.load();
         let batch = Batch::new(plan, entities, &live);
-        let reading =
-            Reading { read_at, filter: &filter, snapshot: &snapshot, hot: &inner.hot, readers: &inner.readers };
+        let erased = inner.erasures.erased_of(batch.entities.iter().map(|asked| (asked.tenant, asked.entity)));
+        let (hot, readers) = (&inner.hot, &inner.readers);
+        let reading = Reading { read_at, filter: &filter, snapshot: &snapshot, hot, readers, erased: &erased };
         let found = look_up(plan, &batch, &reading, &mut stats)?;
         check_bytes(&batch, &found)?;
-        let erased = inner.erasures.erased_of(batch.entities.iter().map(|asked| (asked.tenant, asked.entity)));
         let moment = Moment { now_ms, erased: &erased };
         let mut views = Vec::with_capacity(plan.views.len());
         for (index, planned) in plan.views.iter().enumerate() {
@@ -238,7 +238,8 @@ mod tests {
         let batch = Batch::new(&plan, &asked, &reading);
         let tier = || {
             let (hot, readers) = (&store.0.hot, &store.0.readers);
-            let reading = Reading { read_at: hot.clock(), filter: &filter, snapshot: &snapshot, hot, readers };
+            let reading =
+                Reading { read_at: hot.clock(), filter: &filter, snapshot: &snapshot, hot, readers, erased: &[] };
             look_up(&plan, &batch, &reading, &mut FetchStats::default()).unwrap()[0].tier
         };
 
