@@ -191,6 +191,7 @@ pub(crate) fn write(inner: &Inner, writes: &[Write<'_>], now_ms: i64) -> Result<
     }
     let Gathering { batch, touched, written, .. } = gathering;
     if touched.is_empty() {
+        metrics::record_write(&written);
         return Ok(written);
     }
     touched.iter().for_each(|key| inner.live.note(key.hash));
