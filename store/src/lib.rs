@@ -92,6 +92,10 @@ mod files;
 mod metrics;
 mod error;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
+mod mutate;
+#[cfg(test)]
 mod log_model;
 #[cfg(test)]
 mod test_rows;

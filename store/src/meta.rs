@@ -59,7 +59,7 @@ impl MetaRecord {
         records.iter().map(decode).collect()
     }
 
-    fn decode(found_key: &[u8], bytes: &[u8]) -> Result<MetaRecord, String> {
+    pub(crate) fn decode(found_key: &[u8], bytes: &[u8]) -> Result<MetaRecord, String> {
         let name = match found_key.split_first_chunk::<2>() {
             Some((view, tenant)) if tenant.len() == 4 => {
                 let tenant = tenant.iter().fold(0u32, |n, byte| n << 8 | u32::from(*byte));
