@@ -38,7 +38,7 @@ test: setup ## run all tests; ends with how many were skipped
 	@awk 'NF && !seen[$$0]++ { names = names (n++ ? ", " : "") $$0 } END { printf "skipped: %d (%s)\n", n, n ? names : "none" }' "$(SKIPS)"
 
 test-long: ## run the long variants of the same tests
-	LARDER_LONG=1 $(MAKE) test
+	LARDER_LONG=1 LARDER_FUZZ_SECONDS=$(or $(LARDER_FUZZ_SECONDS),60) $(MAKE) test
 
 check: test lint ## test and lint: what must pass before a change is merged
 
