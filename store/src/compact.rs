@@ -196,3 +196,50 @@ fn newer(value: &[u8], erased_ms: i64) -> Result<Left, Damaged> {
     elements::encode(rows.into_iter(), &mut left);
     Ok(Some(left))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_rows::{points_rows, publish_points, view};
+    use crate::{Store, StoreConfig, Write, WriteKind};
+
+    /// Whether a text is in a file of rows.
+    fn stored(folder: &std::path::Path, text: &str) -> bool {
+        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut ssts = files.filter(|path| path.extension().is_some_and(|extension| extension == "sst"));
+        ssts.any(|path| std::fs::read(path).unwrap().windows(text.len()).any(|bytes| bytes == text.as_bytes()))
+    }
+
+    #[test]
+    fn a_compaction_that_a_fetch_held_up_is_finished_by_the_next_call_or_the_next_start() {
+        for (live, reopens) in [(false, false), (false, true), (true, false), (true, true)] {
+            let folder = tempfile::tempdir().unwrap();
+            let config = StoreConfig { path: folder.path().join("store"), ..StoreConfig::default() };
+            let mut store = Store::open(&config, &[view()]).unwrap();
+            // The marks are entities: the first key of a block is stored as it is.
+            publish_points(&store, folder.path(), 1, 1);
+            if live {
+                let rows = points_rows(&["ada"], 5, 50);
+                let write = Write { tenant: TenantId(1), view: "view", kind: WriteKind::Upsert, rows: &rows };
+                store.write(&[write], 5).unwrap();
+                store.0.warm.flush().unwrap();
+            }
+            assert!(stored(&config.path, "ada"));
+            store.erase(TenantId(1), "ada", 9).unwrap();
+            let reading = store.0.warm.snapshot();
+            for _ in 0..2 {
+                let refused = store.compact_erased().unwrap_err().to_string();
+                assert!(refused.contains("a fetch still reads what they held before; try again"), "{refused}");
+            }
+            drop(reading);
+            if reopens {
+                drop(store);
+                store = Store::open(&config, &[view()]).unwrap();
+            }
+            store.compact_erased().unwrap();
+            assert!(!stored(&config.path, "ada"), "live: {live}, reopened: {reopens}");
+            drop(store);
+            Store::open(&config, &[view()]).unwrap();
+        }
+    }
+}

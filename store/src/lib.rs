@@ -95,6 +95,8 @@ mod files;
 mod metrics;
 mod error;
 #[cfg(test)]
+mod never_stale;
+#[cfg(test)]
 mod test_rows;
 
 pub use batch::EntityRef;

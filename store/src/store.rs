@@ -44,7 +44,7 @@ pub(crate) struct Inner {
     pub(crate) generations: ArcSwap<Generations>,
     pub(crate) erasures: Erasures,
     pub(crate) hot: Hot,
-    readers: Readers,
+    pub(crate) readers: Readers,
     max_fetch_keys: usize,
     /// Held by whoever changes meta.
     changing_meta: Mutex<()>,
