@@ -15,10 +15,19 @@ pub struct StoreConfig {
     pub path: PathBuf,
     /// Bytes of rows, keys and bookkeeping the hot tier may hold, in MiB. 0 turns the hot tier off.
     pub hot_capacity_mib: u64,
+    /// Instead of a size: how many requests' rows the hot tier holds, a request being one entity with all its views.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hot_capacity_requests: Option<u64>,
     /// Independent parts of the hot tier. One part stalls under many readers, because every hit passes one shared channel.
     pub hot_shards: usize,
     /// Uncompressed blocks of the warm tier kept in RAM, in MiB. Index and filter blocks come on top: about 2 bytes per key.
     pub block_cache_mib: u64,
+    /// RAM for knowing which entities have live rows, in MiB: 16 bits for each of them keep needless reads at one in a hundred.
+    pub live_filter_mib: u64,
+    /// Live rows held in RAM before they are written into files, in MiB.
+    pub live_buffer_mib: u64,
+    /// Threads that share the reads of a large batch whose rows are not in RAM.
+    pub read_threads: usize,
     /// Most keys (entities times views) one fetch may ask for.
     pub max_fetch_keys: usize,
 }
@@ -28,8 +37,12 @@ impl Default for StoreConfig {
         StoreConfig {
             path: PathBuf::from("data/store"),
             hot_capacity_mib: 256,
+            hot_capacity_requests: None,
             hot_shards: 8,
             block_cache_mib: 256,
+            live_filter_mib: 8,
+            live_buffer_mib: 64,
+            read_threads: 4,
             max_fetch_keys: 131_072,
         }
     }
@@ -53,7 +66,13 @@ impl StoreConfig {
         }
         within("hot_capacity_mib", self.hot_capacity_mib, 0, 1 << 20)?;
         within("hot_shards", self.hot_shards as u64, 1, 1024)?;
+        if let Some(requests) = self.hot_capacity_requests {
+            within("hot_capacity_requests", requests, 0, 1 << 40)?;
+        }
         within("block_cache_mib", self.block_cache_mib, 8, 1 << 20)?;
+        within("live_filter_mib", self.live_filter_mib, 1, 1 << 14)?;
+        within("live_buffer_mib", self.live_buffer_mib, 1, 1 << 14)?;
+        within("read_threads", self.read_threads as u64, 1, 256)?;
         within("max_fetch_keys", self.max_fetch_keys as u64, 1, 1 << 20)
     }
 }

@@ -1,17 +1,18 @@
 //! From the rows of a batch to the columns of one view: which rows are visible now, in which order the request wants them.
 
-use std::borrow::Cow;
+use std::cell::Cell;
 use std::ops::Range;
+use std::sync::Arc;
 
 use arrow::buffer::OffsetBuffer;
 
-use crate::batch::{Batch, Run};
+use crate::batch::{Batch, NO_GENERATION};
 use crate::columns;
 use crate::elements::Elements;
 use crate::fetched::{FetchStats, FetchedView, Status, Tier};
-use crate::lookup::FoundRows;
+use crate::lookup::FoundRow;
 use crate::plan::PlannedView;
-use crate::row::{Damaged, Row};
+use crate::row::{self, Damaged, Row};
 use crate::schema::Projection;
 use crate::view::ViewKind;
 
@@ -25,71 +26,132 @@ struct Entity {
     visible: Range<usize>,
 }
 
+/// What is the same for all views of a fetch.
+pub(crate) struct Moment<'a> {
+    /// Unix milliseconds UTC.
+    pub(crate) now_ms: i64,
+    /// For each distinct entity the time up to which its rows are erased; empty where nobody is.
+    pub(crate) erased: &'a [Option<i64>],
+}
+
+/// Why a view could not be decoded.
+enum Unread {
+    Damaged(Damaged),
+    /// A row of a schema that the plan has not met yet.
+    Schema(u32),
+}
+
+impl From<Damaged> for Unread {
+    fn from(damaged: Damaged) -> Unread {
+        Unread::Damaged(damaged)
+    }
+}
+
 /// Decodes the plan's view number `index`, aligned with the request.
 pub(crate) fn decode(
     planned: &PlannedView,
     index: usize,
-    batch: &Batch<'_>,
-    found: &FoundRows,
-    now_ms: i64,
+    batch: &Batch<'_, '_>,
+    found: &[FoundRow<'_>],
+    moment: &Moment<'_>,
     stats: &mut FetchStats,
 ) -> Result<FetchedView, Damaged> {
-    let projections: Vec<_> = batch.runs.iter().map(|run| projection(planned, index, run)).collect();
-    let mut entities = Vec::with_capacity(batch.unique);
-    let mut visible = Vec::with_capacity(batch.unique);
-    for (run, projection) in batch.runs.iter().zip(&projections) {
-        let generation = run.generations[index].map_or(0, |g| g.manifest.generation);
-        for position in run.entities.clone() {
-            let (value, tier) = &found[index * batch.unique + position];
-            let start = visible.len();
-            let newest = match (value, projection) {
-                (Some(value), Some(projection)) => Some(see(planned, value, projection, now_ms, &mut visible)?),
-                _ => None,
-            };
-            let status = match newest {
-                None => Status::NotFound,
-                Some(_) if visible.len() == start => Status::Expired,
-                Some(_) => Status::Present,
-            };
-            stats.expired += u64::from(status == Status::Expired);
-            entities.push(Entity {
-                status,
-                tier: *tier,
-                event_time_ms: newest.unwrap_or(0),
-                generation,
-                visible: start..visible.len(),
-            });
-        }
+    let found = &found[index * batch.unique..(index + 1) * batch.unique];
+    loop {
+        let projections = planned.projections();
+        let lens = Lens { projections: &projections, last: Cell::new(0) };
+        return match decode_through(&lens, planned, index, batch, found, moment, stats) {
+            Ok(view) => Ok(view),
+            Err(Unread::Damaged(damaged)) => Err(damaged),
+            Err(Unread::Schema(fingerprint)) if planned.learn(fingerprint) => continue,
+            Err(Unread::Schema(_)) => Err(Damaged("its schema is unknown")),
+        };
     }
-    align(planned, batch, &entities, &visible)
 }
 
-/// Where the wanted features lie in the rows of this tenant's generation. Almost always it was written under the schema declared now, and
-/// the plan knows already.
-fn projection<'p>(planned: &'p PlannedView, index: usize, run: &Run<'_>) -> Option<Cow<'p, Projection>> {
-    let schema = &run.generations[index]?.schema;
-    Some(if schema.fingerprint == planned.projection.fingerprint {
-        Cow::Borrowed(&planned.projection)
-    } else {
-        Cow::Owned(planned.project(schema))
-    })
+/// The plan's features in rows of any schema. Almost always a row has the schema of the row before.
+struct Lens<'p> {
+    projections: &'p [Arc<Projection>],
+    last: Cell<usize>,
+}
+
+impl<'p> Lens<'p> {
+    fn row<'r>(&self, bytes: &'r [u8]) -> Result<Row<'r>, Unread>
+    where
+        'p: 'r,
+    {
+        let fingerprint = row::fingerprint(bytes)?;
+        let mut projection = &self.projections[self.last.get()];
+        if projection.fingerprint != fingerprint {
+            let known = self.projections.iter().position(|projection| projection.fingerprint == fingerprint);
+            let position = known.ok_or(Unread::Schema(fingerprint))?;
+            self.last.set(position);
+            projection = &self.projections[position];
+        }
+        Ok(Row::new(bytes, projection)?)
+    }
+}
+
+fn decode_through(
+    lens: &Lens<'_>,
+    planned: &PlannedView,
+    index: usize,
+    batch: &Batch<'_, '_>,
+    found: &[FoundRow<'_>],
+    moment: &Moment<'_>,
+    stats: &mut FetchStats,
+) -> Result<FetchedView, Unread> {
+    let mut entities = Vec::with_capacity(batch.unique);
+    let mut visible = Vec::with_capacity(batch.unique);
+    for run in &batch.runs {
+        let generation = run.generations[index].map_or(NO_GENERATION, |g| g.manifest.generation);
+        for position in run.entities.clone() {
+            let FoundRow { value, tier } = &found[position];
+            let erased_ms = moment.erased.get(position).copied().flatten();
+            let start = visible.len();
+            let newest = match value {
+                Some(value) => Some(see(lens, planned, value, moment.now_ms, erased_ms, &mut visible)?),
+                None => None,
+            };
+            let hidden = visible.len() == start;
+            let entity = match newest {
+                Some(event_time_ms) if !hidden => (Status::Present, *tier, event_time_ms),
+                // Of somebody erased nothing is told, not even when there was something.
+                time if erased_ms.is_some_and(|erased_ms| time.is_none_or(|time| time <= erased_ms)) => {
+                    (Status::Erased, Tier::None, 0)
+                }
+                Some(event_time_ms) => (Status::Expired, *tier, event_time_ms),
+                None => (Status::NotFound, *tier, 0),
+            };
+            let (status, tier, event_time_ms) = entity;
+            entities.push(Entity { status, tier, event_time_ms, generation, visible: start..visible.len() });
+        }
+    }
+    let view = align(planned, batch, &entities, &visible)?;
+    stats.expired += entities.iter().filter(|entity| entity.status == Status::Expired).count() as u64;
+    stats.erased += entities.iter().filter(|entity| entity.status == Status::Erased).count() as u64;
+    Ok(view)
 }
 
 /// Adds the rows of `value` that are visible at `now_ms`, and returns the event time of the newest row, visible or not. A row is visible
-/// while now < event time + time to live.
-fn see<'a>(
+/// while now < event time + time to live, unless its entity was erased since.
+fn see<'r>(
+    lens: &Lens<'r>,
     planned: &PlannedView,
-    value: &'a [u8],
-    projection: &'a Projection,
+    value: &'r [u8],
     now_ms: i64,
-    visible: &mut Vec<Row<'a>>,
-) -> Result<i64, Damaged> {
+    erased_ms: Option<i64>,
+    visible: &mut Vec<Row<'r>>,
+) -> Result<i64, Unread> {
     let config = &planned.view.config;
     let ttl_ms = config.ttl_ms();
-    let alive = |event_time_ms: i64| ttl_ms.is_none_or(|ttl| now_ms < event_time_ms.saturating_add(ttl));
+    let alive = |event_time_ms: i64| {
+        ttl_ms.is_none_or(|ttl| now_ms < event_time_ms.saturating_add(ttl))
+            && erased_ms.is_none_or(|erased_ms| event_time_ms > erased_ms)
+    };
     match config.kind {
         ViewKind::Latest => {
-            let row = Row::new(value, projection)?;
+            let row = lens.row(value)?;
             let time = row.event_time_ms();
             if alive(time) {
                 visible.push(row);
@@ -99,7 +161,7 @@ fn see<'a>(
         ViewKind::LastN => {
             let mut newest = None;
             for element in Elements::new(value)?.take(config.n.unwrap_or(1) as usize) {
-                let row = Row::new(element?, projection)?;
+                let row = lens.row(element?)?;
                 let time = row.event_time_ms();
                 newest.get_or_insert(time);
                 if !alive(time) {
@@ -107,7 +169,7 @@ fn see<'a>(
                 }
                 visible.push(row);
             }
-            newest.ok_or(Damaged("it has no element"))
+            Ok(newest.ok_or(Damaged("it has no element"))?)
         }
     }
 }
@@ -115,7 +177,7 @@ fn see<'a>(
 /// Lays the distinct entities out as the request asks for them, repeats included.
 fn align(
     planned: &PlannedView,
-    batch: &Batch<'_>,
+    batch: &Batch<'_, '_>,
     entities: &[Entity],
     visible: &[Row<'_>],
 ) -> Result<FetchedView, Damaged> {

@@ -15,6 +15,10 @@ pub enum Status {
     NotFound,
     /// There is a row, older than the view's time to live; for `last_n` all elements are.
     Expired,
+    /// The entity was erased on its user's request, and nothing is known of it since.
+    Erased,
+    /// The cold tier did not answer within its time; when it does, the row becomes hot.
+    NotInTime,
 }
 
 /// The tier that held a row.
@@ -24,8 +28,10 @@ pub enum Tier {
     None,
     /// The rows of the last requests, in RAM.
     Hot,
-    /// RocksDB.
+    /// RocksDB, live rows included.
     Warm,
+    /// Parquet files.
+    Cold,
 }
 
 /// The answer to a fetch.
@@ -90,7 +96,7 @@ impl FetchedView {
     }
 }
 
-/// What a fetch cost. `unique_keys` = `hot_hits` + `warm_hits` + `not_found`.
+/// What a fetch cost. `unique_keys` = `hot_hits` + `warm_hits` + `cold_hits` + `not_in_time` + `not_found`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FetchStats {
     /// Keys asked for: entities times views.
@@ -101,12 +107,18 @@ pub struct FetchStats {
     pub hot_hits: u64,
     /// Unique keys whose row was read from the warm tier.
     pub warm_hits: u64,
+    /// Unique keys whose row was read from the cold tier.
+    pub cold_hits: u64,
+    /// Unique keys that the cold tier did not answer within its time.
+    pub not_in_time: u64,
     /// Unique keys without a row.
     pub not_found: u64,
     /// Of the keys without a row: how many the hot tier knew to be absent.
     pub hot_negatives: u64,
     /// Of the keys with a row: how many rows are expired.
     pub expired: u64,
-    /// Row bytes read from the warm tier.
+    /// Of all keys: how many are of erased entities.
+    pub erased: u64,
+    /// Row bytes read below the hot tier.
     pub bytes_read: u64,
 }

@@ -9,16 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use crate::hot::{Found, Shards};
+use crate::hot::{Entry, Filling, Shards};
 use crate::metrics;
 
 /// Most fetches whose rows wait to enter the hot tier.
 const MAX_QUEUED_FETCHES: usize = 256;
 /// Most bytes of keys and rows that wait to enter the hot tier.
 const MAX_QUEUED_BYTES: usize = 32 << 20;
-
-/// The rows that one fetch read from the warm tier, with their keys.
-pub(crate) type Filling = Vec<(Box<[u8]>, Found)>;
 
 enum Message {
     Fill(Filling, usize),
@@ -44,9 +41,9 @@ impl Filler {
 
     /// Hands rows over. Never waits: rows that do not fit into the queue are left out.
     pub(crate) fn fill(&self, filling: Filling) {
-        let bytes_of = |(key, found): &(Box<[u8]>, Found)| key.len() + found.as_ref().map_or(0, |row| row.len());
-        let bytes = filling.iter().map(bytes_of).sum();
-        let rows = filling.len();
+        let bytes_of = |entry: &Entry| entry.key.len() + entry.found.as_ref().map_or(0, |row| row.len());
+        let bytes = filling.entries.iter().map(bytes_of).sum();
+        let rows = filling.entries.len();
         if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= MAX_QUEUED_BYTES
             && let Some(sender) = &self.sender
             && !matches!(sender.try_send(Message::Fill(filling, bytes)), Err(TrySendError::Full(_)))
@@ -84,9 +81,7 @@ fn fill(hot: &Shards, receiver: &Receiver<Message>, queued_bytes: &AtomicUsize) 
     for message in receiver {
         match message {
             Message::Fill(filling, bytes) => {
-                for (key, found) in filling {
-                    hot.insert(key, found);
-                }
+                hot.insert_all(filling);
                 // Evictions too are done here, or the next reader would have to.
                 hot.settle();
                 queued_bytes.fetch_sub(bytes, Ordering::Release);
@@ -100,27 +95,41 @@ fn fill(hot: &Shards, receiver: &Receiver<Message>, queued_bytes: &AtomicUsize) 
 mod tests {
     use super::*;
     use crate::config::StoreConfig;
+    use crate::hot::test_hash;
+
+    fn start() -> (Arc<Shards>, Filler) {
+        let hot = Arc::new(Shards::new(&StoreConfig::default(), 1));
+        let filler = Filler::start(&hot).unwrap();
+        (hot, filler)
+    }
+
+    fn filling(hot: &Shards, rows: &[(&[u8], Option<&[u8]>)]) -> Filling {
+        let entry = |&(key, row): &(&[u8], Option<&[u8]>)| Entry {
+            key: key.into(),
+            hash: test_hash(key),
+            found: row.map(Arc::from),
+        };
+        Filling { read_at: hot.clock(), entries: rows.iter().map(entry).collect() }
+    }
 
     #[test]
     fn what_is_handed_over_is_there_after_settling() {
-        let hot = Arc::new(Shards::new(&StoreConfig::default()));
-        let filler = Filler::start(&hot).unwrap();
-        filler.fill(vec![(b"a".as_slice().into(), None), (b"b".as_slice().into(), Some(b"row".as_slice().into()))]);
+        let (hot, filler) = start();
+        filler.fill(filling(&hot, &[(b"a", None), (b"b", Some(b"row"))]));
         filler.settle();
-        assert_eq!(hot.get(b"a"), Some(None));
-        assert!(hot.get(b"b").is_some());
+        assert_eq!(hot.get(b"a", test_hash(b"a")), Some(None));
+        assert!(hot.get(b"b", test_hash(b"b")).is_some());
         assert_eq!(filler.queued_bytes.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn what_does_not_fit_into_the_queue_is_left_out() {
-        let hot = Arc::new(Shards::new(&StoreConfig::default()));
-        let filler = Filler::start(&hot).unwrap();
-        filler.fill(vec![(b"large".as_slice().into(), Some(vec![0; MAX_QUEUED_BYTES].into()))]);
-        filler.fill(vec![(b"small".as_slice().into(), None)]);
+        let (hot, filler) = start();
+        filler.fill(filling(&hot, &[(b"large", Some(&vec![0; MAX_QUEUED_BYTES]))]));
+        filler.fill(filling(&hot, &[(b"small", None)]));
         filler.settle();
-        assert_eq!(hot.get(b"large"), None);
-        assert_eq!(hot.get(b"small"), Some(None));
+        assert_eq!(hot.get(b"large", test_hash(b"large")), None);
+        assert_eq!(hot.get(b"small", test_hash(b"small")), Some(None));
         assert_eq!(filler.queued_bytes.load(Ordering::Relaxed), 0);
     }
 }

@@ -60,6 +60,16 @@ impl Drop for Generation {
 pub(crate) struct Pair {
     pub(crate) live: Arc<Generation>,
     pub(crate) previous: Option<Arc<Generation>>,
+    /// The number of a generation that is about to become live: it is being made hot, so live writes must know of it.
+    pub(crate) incoming: Option<u32>,
+}
+
+impl Pair {
+    /// The numbers under which the hot tier may hold rows that a fetch can ask for, now or after a swap.
+    pub(crate) fn readable(&self) -> impl Iterator<Item = u32> {
+        let stored = std::iter::once(&self.live).chain(&self.previous);
+        stored.map(|generation| generation.manifest.generation).chain(self.incoming)
+    }
 }
 
 /// All pairs of a store.
@@ -73,6 +83,11 @@ impl Generations {
 
     pub(crate) fn live(&self, view: u16, tenant: TenantId) -> Option<&Generation> {
         self.pair(view, tenant).map(|pair| &*pair.live)
+    }
+
+    /// The tenants that have a generation of a view.
+    pub(crate) fn tenants(&self, view: u16) -> Vec<TenantId> {
+        self.0.keys().filter(|(of, _)| *of == view).map(|(_, tenant)| *tenant).collect()
     }
 
     pub(crate) fn insert(&mut self, pair: Pair) {

@@ -1,19 +1,21 @@
-//! The hot tier: encoded rows of the last requests in RAM, bounded in bytes, least recently used out first. Absent keys are held too, so
-//! that asking again for an unknown entity costs no read.
+//! The hot tier: the rows of the last requests in RAM, snapshot and live changes combined, least recently used out first. Absent keys are
+//! held too, so that asking again for an unknown entity costs no read.
 //!
-//! An entry can never be stale: its key includes the generation, generations never change once published, and a generation number is
-//! never used twice. Time to live is not this tier's business; it is checked from the row's event time at every read.
+//! No entry is ever stale. Its key includes the generation, and a generation's rows never change. What can change is what was written live,
+//! and against that stands a clock: a fetch reads it before it reads the database, a write moves it on after its commit and before
+//! its acknowledgement, notes the new time on each key's stripe and drops the key's entries. What a fetch wants to insert is dropped
+//! when its key's stripe has been written since. Time to live and erasure are not this tier's business; they are checked at every read.
 
-use std::hash::BuildHasher;
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::config::StoreConfig;
-use crate::fill::{Filler, Filling};
+use crate::fill::Filler;
 
 /// What the store knows about a key: its value, or that there is none.
 pub(crate) type Found = Option<Arc<[u8]>>;
@@ -21,7 +23,30 @@ pub(crate) type Found = Option<Arc<[u8]>>;
 /// Bookkeeping of one entry beside key and row: cache node, reference counts, allocator overhead.
 const ENTRY_OVERHEAD_BYTES: usize = 192;
 
-type Shard = Cache<Box<[u8]>, Found, RandomState>;
+/// Stripes of each shard's keys whose last write is noted. More of them mean fewer inserts dropped for a neighbour's write.
+const STRIPES_PER_SHARD: usize = 4096;
+
+/// A row on its way into the hot tier.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// The key of the base family, generation included.
+    pub(crate) key: Box<[u8]>,
+    /// [`key_hash`](crate::key::key_hash) of the same view, tenant and entity.
+    pub(crate) hash: u64,
+    pub(crate) found: Found,
+}
+
+/// Entries read from the database at one time.
+#[derive(Debug)]
+pub(crate) struct Filling {
+    /// The clock before the read.
+    pub(crate) read_at: Clock,
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// A moment in the order of live writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Clock(u64);
 
 /// The hot tier: the caches, and the thread that fills them.
 pub(crate) struct Hot {
@@ -31,15 +56,21 @@ pub(crate) struct Hot {
 
 impl Hot {
     /// Starts an empty hot tier. Fails when its thread cannot be started.
-    pub(crate) fn start(config: &StoreConfig) -> io::Result<Hot> {
-        let shards = Arc::new(Shards::new(config));
+    pub(crate) fn start(config: &StoreConfig, views: usize) -> io::Result<Hot> {
+        let shards = Arc::new(Shards::new(config, views));
         let filler = Filler::start(&shards)?;
         Ok(Hot { shards, filler })
     }
 
+    /// The present time of the tier's clock, to be read before the database is.
+    pub(crate) fn clock(&self) -> Clock {
+        self.shards.clock()
+    }
+
     /// What is held about `key`; `None` when nothing is.
-    pub(crate) fn get(&self, key: &[u8]) -> Option<Found> {
-        self.shards.get(key)
+    #[inline]
+    pub(crate) fn get(&self, key: &[u8], hash: u64) -> Option<Found> {
+        self.shards.get(key, hash)
     }
 
     /// False when the hot tier is turned off, so that filling it would be in vain.
@@ -47,10 +78,36 @@ impl Hot {
         !self.shards.shards.is_empty()
     }
 
-    /// Hands over what the warm tier answered; it is held some time later, or never when the tier has fallen behind.
+    /// Hands over what the database answered; it is held some time later, or never when the tier has fallen behind.
     pub(crate) fn fill(&self, filling: Filling) {
-        if !filling.is_empty() {
+        if !filling.entries.is_empty() {
             self.filler.fill(filling);
+        }
+    }
+
+    /// Inserts at once, on the calling thread: for publishers and importers, who have time.
+    pub(crate) fn insert_all(&self, filling: Filling) {
+        self.shards.insert_all(filling);
+        self.shards.settle();
+    }
+
+    /// Tells the tier that keys were written: see [`Shards::invalidate`].
+    pub(crate) fn invalidate<'a>(&self, written: impl Iterator<Item = Written<'a>>) {
+        self.shards.invalidate(written);
+    }
+
+    /// All keys held that start with `prefix`, in no order.
+    pub(crate) fn keys(&self, prefix: &[u8]) -> Vec<Arc<Box<[u8]>>> {
+        self.filler.settle();
+        let shards = self.shards.shards.iter();
+        let keys = shards.flat_map(|shard| shard.cache.iter()).map(|(key, _)| key);
+        keys.filter(|key| key.starts_with(prefix)).collect()
+    }
+
+    /// Drops one entry that nobody will ask for again.
+    pub(crate) fn forget(&self, key: &[u8], hash: u64) {
+        if let Some(shard) = self.shards.shard(hash) {
+            shard.cache.invalidate(key);
         }
     }
 
@@ -76,58 +133,123 @@ pub struct HotUsage {
     pub bytes: u64,
 }
 
+/// A key that was written: its hash, and the entries that could hold it, one per generation that can be read.
+pub(crate) struct Written<'a> {
+    pub(crate) hash: u64,
+    pub(crate) keys: &'a [Vec<u8>],
+}
+
 /// Independent caches, chosen by hash. One cache would make all readers meet at its channel of recorded hits.
 pub(crate) struct Shards {
     shards: Vec<Shard>,
-    hasher: RandomState,
+    clock: AtomicU64,
+    /// Bytes held, where the caches count entries and do not know.
+    counted: Option<Arc<AtomicU64>>,
+}
+
+struct Shard {
+    cache: Cache<Box<[u8]>, Found, RandomState>,
+    /// The clock at the last write of each stripe. Held while the cache changes, never while it is read.
+    last_writes: Mutex<Box<[u64]>>,
+}
+
+impl Shard {
+    fn lock(&self) -> MutexGuard<'_, Box<[u64]>> {
+        // Whoever panicked with the lock held left times that are at most too late.
+        self.last_writes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn stripe(hash: u64) -> usize {
+    (hash >> 32) as usize % STRIPES_PER_SHARD
 }
 
 impl Shards {
-    pub(crate) fn new(config: &StoreConfig) -> Shards {
-        let capacity = config.hot_capacity_mib << 20;
+    /// Empty caches for rows of `views` views.
+    pub(crate) fn new(config: &StoreConfig, views: usize) -> Shards {
+        let by_requests = config.hot_capacity_requests.map(|requests| requests * views.max(1) as u64);
+        let capacity = by_requests.unwrap_or(config.hot_capacity_mib << 20);
         let count = if capacity == 0 { 0 } else { config.hot_shards };
-        let shard = |_| {
-            Cache::<Box<[u8]>, Found>::builder()
-                .max_capacity(capacity / count as u64)
-                .eviction_policy(EvictionPolicy::lru())
-                .weigher(|key, found| weight(key, found))
-                .build_with_hasher(RandomState::default())
+        let counted = by_requests.map(|_| Arc::new(AtomicU64::new(0)));
+        let cache = |_| {
+            let builder = Cache::<Box<[u8]>, Found>::builder()
+                .max_capacity(capacity.div_ceil(count as u64))
+                .eviction_policy(EvictionPolicy::lru());
+            match counted.clone() {
+                None => builder.weigher(|key, found| weight(key, found)),
+                Some(bytes) => builder.eviction_listener(move |key, found, _| {
+                    bytes.fetch_sub(u64::from(weight(&key, &found)), Ordering::Relaxed);
+                }),
+            }
+            .build_with_hasher(RandomState::default())
         };
-        Shards { shards: (0..count).map(shard).collect(), hasher: RandomState::default() }
+        let shard = |number| Shard {
+            cache: cache(number),
+            last_writes: Mutex::new(vec![0; STRIPES_PER_SHARD].into()),
+        };
+        Shards { shards: (0..count).map(shard).collect(), clock: AtomicU64::new(0), counted }
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        Clock(self.clock.load(Ordering::Acquire))
     }
 
     /// What is held about `key`; `None` when nothing is.
-    pub(crate) fn get(&self, key: &[u8]) -> Option<Found> {
-        self.shard(key)?.get(key)
+    #[inline]
+    pub(crate) fn get(&self, key: &[u8], hash: u64) -> Option<Found> {
+        self.shard(hash)?.cache.get(key)
     }
 
-    /// Remembers what the warm tier answered.
-    pub(crate) fn insert(&self, key: Box<[u8]>, found: Found) {
-        if let Some(shard) = self.shard(&key) {
-            shard.insert(key, found);
+    /// Remembers what the database answered, except what has been written since it was asked.
+    pub(crate) fn insert_all(&self, filling: Filling) {
+        for Entry { key, hash, found } in filling.entries {
+            let Some(shard) = self.shard(hash) else { return };
+            let last_writes = shard.lock();
+            if last_writes[stripe(hash)] <= filling.read_at.0 {
+                if let Some(bytes) = &self.counted {
+                    bytes.fetch_add(u64::from(weight(&key, &found)), Ordering::Relaxed);
+                }
+                shard.cache.insert(key, found);
+            }
+        }
+    }
+
+    /// Makes sure that no fetch that starts after this call gets what was known before the write, and that nothing read before it can
+    /// come in any more. To be called after the commit and before the acknowledgement.
+    pub(crate) fn invalidate<'a>(&self, written: impl Iterator<Item = Written<'a>>) {
+        let now = self.clock.fetch_add(1, Ordering::AcqRel) + 1;
+        for Written { hash, keys } in written {
+            let Some(shard) = self.shard(hash) else { return };
+            let mut last_writes = shard.lock();
+            let last = &mut last_writes[stripe(hash)];
+            *last = now.max(*last);
+            keys.iter().for_each(|key| shard.cache.invalidate(key.as_slice()));
         }
     }
 
     /// Bytes held, bookkeeping included, as of the last maintenance of each shard.
     pub(crate) fn bytes(&self) -> u64 {
-        self.shards.iter().map(Cache::weighted_size).sum()
+        match &self.counted {
+            Some(bytes) => bytes.load(Ordering::Relaxed),
+            None => self.shards.iter().map(|shard| shard.cache.weighted_size()).sum(),
+        }
     }
 
-    /// Entries held, counted as [`bytes`](Shards::bytes) is.
+    /// Entries held, as of the last maintenance of each shard.
     pub(crate) fn entries(&self) -> u64 {
-        self.shards.iter().map(Cache::entry_count).sum()
+        self.shards.iter().map(|shard| shard.cache.entry_count()).sum()
     }
 
     /// Applies what readers and writers have queued, evictions included, so that `bytes` and `entries` are exact.
     pub(crate) fn settle(&self) {
-        self.shards.iter().for_each(Cache::run_pending_tasks);
+        self.shards.iter().for_each(|shard| shard.cache.run_pending_tasks());
     }
 
-    fn shard(&self, key: &[u8]) -> Option<&Shard> {
-        match self.shards.as_slice() {
-            [] => None,
-            [only] => Some(only),
-            shards => shards.get(self.hasher.hash_one(key) as usize % shards.len()),
+    #[inline]
+    fn shard(&self, hash: u64) -> Option<&Shard> {
+        match self.shards.len() {
+            0 => None,
+            count => self.shards.get(hash as u32 as usize % count),
         }
     }
 }
@@ -137,41 +259,95 @@ fn weight(key: &[u8], found: &Found) -> u32 {
     u32::try_from(key.len() + row + ENTRY_OVERHEAD_BYTES).unwrap_or(u32::MAX)
 }
 
+/// The hasher of the caches and the hash of a bare key, for tests that have no view.
+#[cfg(test)]
+pub(crate) fn test_hash(key: &[u8]) -> u64 {
+    crate::key::key_hash(0, crate::TenantId(0), key)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn hot(mib: u64) -> Shards {
-        Shards::new(&StoreConfig { hot_capacity_mib: mib, hot_shards: 4, ..StoreConfig::default() })
+        Shards::new(&StoreConfig { hot_capacity_mib: mib, hot_shards: 4, ..StoreConfig::default() }, 1)
+    }
+
+    fn insert(hot: &Shards, key: &[u8], row: Option<&[u8]>) {
+        insert_read_at(hot, hot.clock(), key, row);
+    }
+
+    fn insert_read_at(hot: &Shards, read_at: Clock, key: &[u8], row: Option<&[u8]>) {
+        let entry = Entry { key: key.into(), hash: test_hash(key), found: row.map(Arc::from) };
+        hot.insert_all(Filling { read_at, entries: vec![entry] });
+    }
+
+    fn get(hot: &Shards, key: &[u8]) -> Option<Found> {
+        hot.get(key, test_hash(key))
+    }
+
+    fn write(hot: &Shards, key: &[u8]) {
+        hot.invalidate(std::iter::once(Written { hash: test_hash(key), keys: &[key.to_vec()] }));
     }
 
     #[test]
     fn rows_and_absences_are_held() {
         let hot = hot(1);
-        hot.insert(b"a".as_slice().into(), Some(b"row".as_slice().into()));
-        hot.insert(b"b".as_slice().into(), None);
-        assert_eq!(hot.get(b"a").unwrap().as_deref(), Some(b"row".as_slice()));
-        assert_eq!(hot.get(b"b"), Some(None));
-        assert_eq!(hot.get(b"c"), None);
+        insert(&hot, b"a", Some(b"row"));
+        insert(&hot, b"b", None);
+        assert_eq!(get(&hot, b"a").unwrap().as_deref(), Some(b"row".as_slice()));
+        assert_eq!(get(&hot, b"b"), Some(None));
+        assert_eq!(get(&hot, b"c"), None);
+    }
+
+    #[test]
+    fn what_was_read_before_a_write_never_comes_in_after_it() {
+        let hot = hot(1);
+        for known in [Some(b"old".as_slice()), None] {
+            let read_at = hot.clock();
+            write(&hot, b"a");
+            insert_read_at(&hot, read_at, b"a", known);
+            assert_eq!(get(&hot, b"a"), None, "read before the write, inserted after it");
+            insert_read_at(&hot, hot.clock(), b"a", known);
+            assert!(get(&hot, b"a").is_some());
+            write(&hot, b"a");
+            assert_eq!(get(&hot, b"a"), None, "held when the write came");
+        }
+        let read_at = hot.clock();
+        write(&hot, b"another key");
+        insert_read_at(&hot, read_at, b"a", None);
+        assert!(get(&hot, b"a").is_some(), "a write of another key is no reason to drop this one");
     }
 
     #[test]
     fn it_stays_within_its_bytes_and_keeps_the_last_used() {
         let hot = hot(1);
         for index in 0..20_000u32 {
-            hot.insert(index.to_be_bytes().into(), Some(vec![0; 100].into()));
+            insert(&hot, &index.to_be_bytes(), Some(&[0; 100]));
         }
         hot.settle();
         assert!(hot.bytes() <= 1 << 20, "{} bytes", hot.bytes());
         assert!(hot.entries() > 2000, "{} entries", hot.entries());
-        assert!(hot.get(&19_999u32.to_be_bytes()).is_some());
-        assert!(hot.get(&0u32.to_be_bytes()).is_none());
+        assert!(get(&hot, &19_999u32.to_be_bytes()).is_some());
+        assert!(get(&hot, &0u32.to_be_bytes()).is_none());
+    }
+
+    #[test]
+    fn it_can_be_bounded_in_requests() {
+        let config = StoreConfig { hot_capacity_requests: Some(100), hot_shards: 4, ..StoreConfig::default() };
+        let hot = Shards::new(&config, 2);
+        for index in 0..2000u32 {
+            insert(&hot, &index.to_be_bytes(), Some(&[0; 100]));
+        }
+        hot.settle();
+        assert_eq!(hot.entries(), 200, "a hundred requests of two views");
+        assert_eq!(hot.bytes(), 200 * (4 + 100 + ENTRY_OVERHEAD_BYTES as u64));
     }
 
     #[test]
     fn capacity_zero_turns_it_off() {
         let hot = hot(0);
-        hot.insert(b"a".as_slice().into(), None);
-        assert_eq!(hot.get(b"a"), None);
+        insert(&hot, b"a", None);
+        assert_eq!(get(&hot, b"a"), None);
     }
 }

@@ -3,6 +3,10 @@
 //! The encoding keeps order (keys compare as their parts do, entities by bytes), so a generation is one contiguous range, and it is
 //! self-delimiting, so no entity is a prefix of another's key and parts may follow the entity in other families.
 
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+
 use crate::TenantId;
 
 /// Longest entity, in bytes of UTF-8.
@@ -53,6 +57,24 @@ impl GenerationId {
     }
 }
 
+/// Bytes before the entity in a key of the live family.
+pub(crate) const LIVE_PREFIX_BYTES: usize = 6;
+
+/// The bytes that start each live key of a view and tenant and no other: live rows belong to no generation.
+pub(crate) fn live_prefix(view: u16, tenant: TenantId) -> [u8; LIVE_PREFIX_BYTES] {
+    let mut bytes = [0; LIVE_PREFIX_BYTES];
+    bytes[..2].copy_from_slice(&view.to_be_bytes());
+    bytes[2..].copy_from_slice(&tenant.0.to_be_bytes());
+    bytes
+}
+
+/// Bytes greater than every live key of a view and tenant and smaller than every key of the next.
+pub(crate) fn live_end(view: u16, tenant: TenantId) -> [u8; LIVE_PREFIX_BYTES + 1] {
+    let mut bytes = [0xFF; LIVE_PREFIX_BYTES + 1];
+    bytes[..LIVE_PREFIX_BYTES].copy_from_slice(&live_prefix(view, tenant));
+    bytes
+}
+
 /// Appends the entity part of a key.
 pub(crate) fn push_entity(key: &mut Vec<u8>, entity: &[u8]) {
     let mut rest = entity;
@@ -63,6 +85,32 @@ pub(crate) fn push_entity(key: &mut Vec<u8>, entity: &[u8]) {
     }
     key.extend_from_slice(rest);
     key.extend_from_slice(&END);
+}
+
+/// The live key of the same view, tenant and entity as a base key.
+pub(crate) fn live_key(base_key: &[u8]) -> Vec<u8> {
+    [&base_key[..LIVE_PREFIX_BYTES], &base_key[PREFIX_BYTES..]].concat()
+}
+
+/// One number for a view, tenant and entity, the same in every generation: chooses shard, stripe and filter bits. It lives in RAM only.
+#[inline]
+pub(crate) fn key_hash(view: u16, tenant: TenantId, entity: &[u8]) -> u64 {
+    FixedState::with_seed(u64::from(view) << 32 | u64::from(tenant.0)).hash_one(entity)
+}
+
+/// The entity whose part of a key this is; `None` when it is not one.
+pub(crate) fn read_entity(mut part: &[u8]) -> Option<String> {
+    let mut entity = Vec::with_capacity(part.len());
+    loop {
+        let zero = part.iter().position(|&byte| byte == 0)?;
+        entity.extend_from_slice(&part[..zero]);
+        match part[zero..] {
+            [0x00, 0x00] => return String::from_utf8(entity).ok(),
+            [0x00, 0xFF, ..] => entity.push(0),
+            _ => return None,
+        }
+        part = &part[zero + 2..];
+    }
 }
 
 #[cfg(test)]
@@ -92,6 +140,13 @@ mod tests {
             a in any_id(), b in any_id(), x in "[\0\u{1}ab\u{fe}]{0,6}", y in "[\0\u{1}ab\u{fe}]{0,6}"
         ) {
             prop_assert_eq!(key(a, &x).cmp(&key(b, &y)), (a, x.as_bytes()).cmp(&(b, y.as_bytes())));
+        }
+
+        #[test]
+        fn an_entity_comes_back(a in any_id(), x in "[\0\u{1}ab\u{ff}é]{0,9}", cut in 0usize..9) {
+            let key = key(a, &x);
+            prop_assert_eq!(read_entity(&key[PREFIX_BYTES..]), Some(x));
+            prop_assert_eq!(read_entity(&key[PREFIX_BYTES..key.len().saturating_sub(1 + cut).max(PREFIX_BYTES)]), None);
         }
 
         #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 use crate::fetched::FetchStats;
+use crate::live::Written;
 
 const FETCH_SECONDS: &str = "larder_store_fetch_seconds";
 const KEYS: &str = "larder_store_keys_total";
@@ -12,6 +13,7 @@ const EXPIRED: &str = "larder_store_expired_total";
 const READ_BYTES: &str = "larder_store_read_bytes_total";
 const HOT_BYTES: &str = "larder_store_hot_bytes";
 const HOT_SKIPPED: &str = "larder_store_hot_skipped_total";
+const WRITTEN_ROWS: &str = "larder_store_written_rows_total";
 const SWAPS: &str = "larder_store_swaps_total";
 const DROP_FAILURES: &str = "larder_store_drop_failures_total";
 
@@ -23,6 +25,7 @@ pub fn describe_metrics() {
     describe_counter!(READ_BYTES, Unit::Bytes, "Row bytes read from the warm tier.");
     describe_gauge!(HOT_BYTES, Unit::Bytes, "Bytes held by the hot tier.");
     describe_counter!(HOT_SKIPPED, "Rows that did not enter the hot tier, because it fell behind.");
+    describe_counter!(WRITTEN_ROWS, "Live rows written, by what they were: upsert, deletion or erased.");
     describe_counter!(SWAPS, "Generations made live, by cause: publish or rollback.");
     describe_counter!(DROP_FAILURES, "Generations whose files could not be dropped; they go at the next start.");
 }
@@ -39,6 +42,12 @@ pub(crate) fn record_fetch(stats: &FetchStats, elapsed: Duration, hot_bytes: u64
 
 pub(crate) fn record_skipped_fill(rows: usize) {
     counter!(HOT_SKIPPED).increment(rows as u64);
+}
+
+pub(crate) fn record_write(written: &Written) {
+    counter!(WRITTEN_ROWS, "kind" => "upsert").increment(written.rows);
+    counter!(WRITTEN_ROWS, "kind" => "deletion").increment(written.deletions);
+    counter!(WRITTEN_ROWS, "kind" => "erased").increment(written.erased);
 }
 
 pub(crate) fn record_publish() {

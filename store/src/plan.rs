@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use crate::Error;
 use crate::schema::{Projection, RowSchema};
-use crate::view::{FeatureType, ViewConfig};
+use crate::view::{FeatureConfig, FeatureType, ViewConfig};
 
 /// One feature of one view, as written `view:feature` in a feature service.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -30,11 +32,39 @@ impl FeatureRef {
     }
 }
 
-/// A view as the store knows it: its declaration and the row layout that follows.
+/// A view as the store knows it: its declaration, the row layout that follows, and those that followed from earlier declarations.
 #[derive(Debug)]
 pub(crate) struct View {
     pub(crate) config: ViewConfig,
     pub(crate) schema: RowSchema,
+    /// Every schema under which a row of this view may be stored. Grows, by whole replacement.
+    schemas: ArcSwap<Vec<Arc<RowSchema>>>,
+}
+
+impl View {
+    pub(crate) fn new(config: &ViewConfig) -> View {
+        View {
+            config: config.clone(),
+            schema: RowSchema::new(&config.features),
+            schemas: ArcSwap::from_pointee(vec![Arc::new(RowSchema::new(&config.features))]),
+        }
+    }
+
+    /// Takes note of a schema that stored rows have.
+    pub(crate) fn know(&self, features: &[FeatureConfig]) {
+        let schema = Arc::new(RowSchema::new(features));
+        self.schemas.rcu(|known| {
+            let mut known = Vec::clone(known);
+            if !known.iter().any(|other| other.fingerprint == schema.fingerprint) {
+                known.push(Arc::clone(&schema));
+            }
+            known
+        });
+    }
+
+    pub(crate) fn schema_of(&self, fingerprint: u32) -> Option<Arc<RowSchema>> {
+        self.schemas.load().iter().find(|schema| schema.fingerprint == fingerprint).cloned()
+    }
 }
 
 /// A compiled list of features, made by [`Store::compile`](crate::Store::compile) and used for every fetch of the same features.
@@ -54,15 +84,39 @@ pub(crate) struct PlannedView {
     pub(crate) view: Arc<View>,
     /// The wanted features, in order of mention.
     pub(crate) features: TypedFeatures,
-    /// Where they lie in rows written under the view's present schema.
-    pub(crate) projection: Projection,
+    /// Where they lie in rows of each schema met so far, the declared one first. Shared by clones, replaced whole.
+    projections: Arc<ArcSwap<Vec<Arc<Projection>>>>,
 }
 
 impl PlannedView {
-    /// Where the wanted features lie in rows of another schema.
-    pub(crate) fn project(&self, schema: &RowSchema) -> Projection {
-        Projection::new(schema, self.features.iter().map(|(name, _)| name.as_str()))
+    fn new(view: &Arc<View>, features: TypedFeatures) -> PlannedView {
+        let declared = Arc::new(project(&view.schema, &features));
+        PlannedView {
+            view: Arc::clone(view),
+            features,
+            projections: Arc::new(ArcSwap::from_pointee(vec![declared])),
+        }
     }
+
+    pub(crate) fn projections(&self) -> Arc<Vec<Arc<Projection>>> {
+        self.projections.load_full()
+    }
+
+    /// Learns to read rows of a schema; false when the view has none of that fingerprint.
+    pub(crate) fn learn(&self, fingerprint: u32) -> bool {
+        let Some(schema) = self.view.schema_of(fingerprint) else { return false };
+        let projection = Arc::new(project(&schema, &self.features));
+        self.projections.rcu(|known| {
+            let mut known = Vec::clone(known);
+            known.push(Arc::clone(&projection));
+            known
+        });
+        true
+    }
+}
+
+fn project(schema: &RowSchema, features: &TypedFeatures) -> Projection {
+    Projection::new(schema, features.iter().map(|(name, _)| name.as_str()))
 }
 
 impl Plan {
@@ -89,14 +143,7 @@ impl Plan {
                 None => wanted.push((declared, vec![typed])),
             }
         }
-        let views: Vec<_> = wanted
-            .into_iter()
-            .map(|(view, features)| PlannedView {
-                view: Arc::clone(view),
-                projection: Projection::new(&view.schema, features.iter().map(|(name, _)| name.as_str())),
-                features,
-            })
-            .collect();
+        let views: Vec<_> = wanted.into_iter().map(|(view, features)| PlannedView::new(view, features)).collect();
         let mut by_id: Vec<_> = (0..views.len()).collect();
         by_id.sort_unstable_by_key(|&position| views[position].view.config.id);
         Ok(Plan { views, by_id })

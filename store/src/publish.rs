@@ -12,10 +12,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::files;
+use crate::carry::carry;
 use crate::generation::{Generation, Pair};
 use crate::manifest::{Manifest, ManifestFile};
 use crate::meta::MetaRecord;
 use crate::plan::{View, find_view};
+use crate::prune::prune;
 use crate::store::Inner;
 use crate::view::TenantId;
 use crate::warm::BaseFile;
@@ -82,26 +84,43 @@ pub(crate) fn publish(inner: &Inner, dir: &Path) -> Result<Published, Error> {
     }
     link(inner, &manifest, dir)?;
 
-    let generation = manifest.generation;
-    let (previous, oldest) = old.map_or((None, None), |old| (Some(old.live), old.previous));
-    let record = MetaRecord::new(manifest, previous, generation);
+    let view = Arc::clone(find_view(&inner.views, &manifest.view)?);
+    view.know(&manifest.schema.features);
+    let live = Generation::new(manifest, &inner.warm);
+    let before = pair_of(inner, &live);
+    // From here on live writes know of the new generation, so what becomes hot of it is never stale.
+    if let Some(pair) = &before {
+        swap(inner, Pair { incoming: Some(live.manifest.generation), ..pair.clone() });
+    }
+    let carried = carry(inner, &view, before.as_ref().map(|pair| &*pair.live), &live)?;
+    let (previous, retired) = before.map_or((None, None), |pair| (Some(pair.live), pair.previous));
+    let previous_manifest = previous.as_ref().map(|generation| generation.manifest.clone());
+    let record = MetaRecord::new(live.manifest.clone(), previous_manifest, old.as_ref());
     if let Err(error) = record.write(&inner.warm) {
         // Whether the record is durable is unknown; the files stay, and the next start decides by what it finds.
-        tracing::error!(view = %record.live.view, generation, %error, "publish failed at its last step");
+        tracing::error!(view = %record.live.view, generation = record.live.generation, %error, "publish failed at its last step");
         return Err(error);
     }
-    let live = Generation::new(record.live.clone(), &inner.warm);
-    let before = inner.generations.load_full();
-    let pair = before.pair(record.live.view_id, record.live.tenant).cloned();
-    drop(before);
-    let (previous, retired) = pair.map_or((None, None), |pair| (Some(pair.live), pair.previous));
-    swap(inner, Pair { live, previous });
+    let generations: Vec<_> = [&live].into_iter().chain(&previous).map(Arc::clone).collect();
+    swap(inner, Pair { live, previous, incoming: None });
+    carried.forget_old(inner);
+    let dropped = retired.as_ref().map(|retired| retired.manifest.generation);
     if let Some(retired) = retired {
         retired.retire();
         outlive_readers(&retired);
     }
+    match prune(inner, &view, &generations) {
+        Ok(0) => {}
+        Ok(changes) => tracing::info!(view = %record.live.view, changes, "live rows pruned"),
+        // The generation is live all the same; what is left goes with the next one.
+        Err(error) => tracing::warn!(view = %record.live.view, %error, "live rows not pruned"),
+    }
     metrics::record_publish();
-    Ok(Published::new(&record, oldest.map(|manifest| manifest.generation), false))
+    Ok(Published::new(&record, dropped, false))
+}
+
+fn pair_of(inner: &Inner, generation: &Generation) -> Option<Pair> {
+    inner.generations.load().pair(generation.manifest.view_id, generation.manifest.tenant).cloned()
 }
 
 /// Waits until the last fetch that may still read a generation has ended, so that dropping its files is the publisher's work and not that
@@ -119,13 +138,16 @@ pub(crate) fn rollback(inner: &Inner, tenant: TenantId, view: &str) -> Result<Pu
     let nothing =
         |what: &str| Error::ChooseGeneration(format!("view {view} of tenant {tenant} has no {what} generation"));
     let old = MetaRecord::read(&inner.warm, id, tenant)?.ok_or_else(|| nothing("live"))?;
-    let previous = old.previous.ok_or_else(|| nothing("previous"))?;
-    let record = MetaRecord::new(previous, Some(old.live), old.newest_generation);
-    record.write(&inner.warm)?;
+    let previous = old.previous.clone().ok_or_else(|| nothing("previous"))?;
+    let record = MetaRecord::new(previous, Some(old.live.clone()), Some(&old));
     let before = inner.generations.load_full();
-    if let Some(Pair { live, previous: Some(previous) }) = before.pair(id, tenant) {
-        swap(inner, Pair { live: Arc::clone(previous), previous: Some(Arc::clone(live)) });
-    }
+    let pair = before.pair(id, tenant).cloned();
+    let Some(Pair { live, previous: Some(previous), .. }) = pair else { return Err(nothing("previous")) };
+    let view_of = find_view(&inner.views, view)?;
+    let carried = carry(inner, view_of, Some(&live), &previous)?;
+    record.write(&inner.warm)?;
+    swap(inner, Pair { live: previous, previous: Some(live), incoming: None });
+    carried.forget_old(inner);
     metrics::record_rollback();
     Ok(Published::new(&record, None, false))
 }
@@ -175,6 +197,12 @@ fn check_succession(old: &MetaRecord, new: &Manifest) -> Result<(), Error> {
     }
     if old.previous.as_ref().is_some_and(|previous| previous.generation == number) {
         return refuse("it is kept as the previous one; roll back to return to it".to_string());
+    }
+    if let Some(pruned_to_ms) = old.pruned_to_ms.filter(|pruned_to_ms| new.as_of_ms < *pruned_to_ms) {
+        let as_of_ms = new.as_of_ms;
+        return refuse(format!(
+            "it shows the state of {as_of_ms}, and live rows up to {pruned_to_ms} were pruned because newer snapshots cover them; publish a newer snapshot"
+        ));
     }
     if number <= old.newest_generation {
         let newest = old.newest_generation;

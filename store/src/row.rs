@@ -3,6 +3,8 @@
 //! A row is read in place: a reader looks at the feature it wants and allocates nothing. Bytes come from disk, so each length is
 //! checked before it is used, and a row that lies about itself is an error, never a panic.
 
+use std::borrow::Cow;
+
 use arrow::array::cast::AsArray;
 use arrow::array::{
     Array, BooleanArray, Float32Array, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray,
@@ -11,7 +13,7 @@ use arrow::array::{
 use arrow::datatypes::Float32Type;
 
 use crate::schema::{Projection, ROW_HEADER_BYTES, RowSchema, Slot};
-use crate::view::FeatureType;
+use crate::view::{FeatureType, ViewConfig};
 
 /// What is wrong with a stored row or value; the caller adds which key it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,11 +29,8 @@ pub(crate) struct Row<'a> {
 impl<'a> Row<'a> {
     /// Takes the row apart as far as its lengths are fixed. Afterwards header, bitmap and fixed part are known to be there.
     pub(crate) fn new(bytes: &'a [u8], projection: &'a Projection) -> Result<Row<'a>, Damaged> {
-        let Some(fingerprint) = bytes.first_chunk::<4>() else {
-            return Err(Damaged("shorter than a row header"));
-        };
-        if u32::from_le_bytes(*fingerprint) != projection.fingerprint {
-            return Err(Damaged("its schema fingerprint is not its generation's"));
+        if fingerprint(bytes)? != projection.fingerprint {
+            return Err(Damaged("its schema fingerprint is not the expected one"));
         }
         if bytes.len() < projection.variable_start {
             return Err(Damaged("shorter than its fixed part"));
@@ -54,20 +53,64 @@ impl<'a> Row<'a> {
     /// `N` bytes of the fixed part; offsets come from the schema and lie before `variable_start`, which `new` has checked.
     #[inline]
     pub(crate) fn fixed<const N: usize>(&self, offset: usize) -> [u8; N] {
-        let mut value = [0; N];
-        value.copy_from_slice(&self.bytes[offset..offset + N]);
-        value
+        fixed(self.bytes, offset)
     }
 
     /// The bytes of a text or list.
     #[inline]
     pub(crate) fn variable(&self, slot: &Slot) -> Result<&'a [u8], Damaged> {
-        let base = self.projection.variable_start;
-        let end_at = |offset: usize| u32::from_le_bytes(self.fixed(offset)) as usize;
-        let start = base + slot.start.map_or(0, end_at);
-        let end = base + end_at(slot.offset);
-        self.bytes.get(start..end).ok_or(Damaged("a text or list reaches past its end"))
+        variable(self.bytes, self.projection.variable_start, slot)
     }
+}
+
+/// The schema fingerprint of a stored row.
+#[inline]
+pub(crate) fn fingerprint(row: &[u8]) -> Result<u32, Damaged> {
+    row.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes)).ok_or(Damaged("shorter than a row header"))
+}
+
+/// The event time of a stored row, whatever its schema.
+pub(crate) fn event_time_ms(row: &[u8]) -> Result<i64, Damaged> {
+    match row.get(4..ROW_HEADER_BYTES).and_then(|bytes| bytes.first_chunk::<8>()) {
+        Some(bytes) => Ok(i64::from_le_bytes(*bytes)),
+        None => Err(Damaged("shorter than a row header")),
+    }
+}
+
+impl RowSchema {
+    /// The value that identifies an element of a `last_n` view, read from a row of this schema: the bytes that [`RowColumns::element_key`]
+    /// made of it.
+    pub(crate) fn element_key<'a>(&self, view: &ViewConfig, row: &'a [u8]) -> Result<Cow<'a, [u8]>, Damaged> {
+        let feature = view.element_key.as_deref().and_then(|name| self.index_of(name));
+        let feature = feature.ok_or(Damaged("its schema has no element key"))?;
+        let slot = &self.slots[feature];
+        if row.first_chunk::<4>() != Some(&self.fingerprint.to_le_bytes()) || row.len() < self.variable_start {
+            return Err(Damaged("an element is not of its schema"));
+        }
+        if row[ROW_HEADER_BYTES + slot.bit / 8] >> (slot.bit % 8) & 1 == 0 {
+            return Err(Damaged("an element key is null"));
+        }
+        Ok(match self.features[feature].data_type {
+            FeatureType::I32 => Cow::Owned((i32::from_le_bytes(fixed(row, slot.offset)) ^ i32::MIN).to_be_bytes().to_vec()),
+            FeatureType::I64 => Cow::Owned((i64::from_le_bytes(fixed(row, slot.offset)) ^ i64::MIN).to_be_bytes().to_vec()),
+            _ => Cow::Borrowed(variable(row, self.variable_start, slot)?),
+        })
+    }
+}
+
+#[inline]
+fn fixed<const N: usize>(row: &[u8], offset: usize) -> [u8; N] {
+    let mut value = [0; N];
+    value.copy_from_slice(&row[offset..offset + N]);
+    value
+}
+
+#[inline]
+fn variable<'a>(row: &'a [u8], variable_start: usize, slot: &Slot) -> Result<&'a [u8], Damaged> {
+    let end_at = |offset: usize| u32::from_le_bytes(fixed(row, offset)) as usize;
+    let start = variable_start + slot.start.map_or(0, end_at);
+    let end = variable_start + end_at(slot.offset);
+    row.get(start..end).ok_or(Damaged("a text or list reaches past its end"))
 }
 
 /// The feature columns of a canonical batch, each known by its type, so that rows are encoded without looking types up again.
@@ -87,11 +130,21 @@ enum Column<'a> {
 impl<'a> RowColumns<'a> {
     /// The columns after entity and event time; the caller has checked that the batch has the view's canonical schema.
     pub(crate) fn new(batch: &'a RecordBatch, schema: &RowSchema) -> RowColumns<'a> {
+        RowColumns::of_types(batch, schema.features.iter().map(|feature| feature.data_type))
+    }
+
+    /// The element column of a deletion, as the only one; the caller has checked that the batch has the view's deletion schema.
+    pub(crate) fn elements_of(batch: &'a RecordBatch, view: &ViewConfig, schema: &RowSchema) -> RowColumns<'a> {
+        let feature = view.element_key.as_deref().and_then(|name| schema.index_of(name));
+        RowColumns::of_types(batch, feature.map(|feature| schema.features[feature].data_type).into_iter())
+    }
+
+    fn of_types(batch: &'a RecordBatch, types: impl Iterator<Item = FeatureType>) -> RowColumns<'a> {
         let columns = batch.columns().iter().skip(2);
         RowColumns(
             columns
-                .zip(&schema.features)
-                .map(|(column, feature)| match feature.data_type {
+                .zip(types)
+                .map(|(column, data_type)| match data_type {
                     FeatureType::Bool => Column::Bool(column.as_boolean()),
                     FeatureType::I32 => Column::I32(column.as_primitive()),
                     FeatureType::I64 => Column::I64(column.as_primitive()),
@@ -190,7 +243,7 @@ mod tests {
     use super::*;
     use crate::columns::column;
     use crate::test_rows;
-    use crate::view::{FeatureConfig, ViewConfig};
+    use crate::view::FeatureConfig;
     use arrow::array::{ArrayRef, Float32Builder, ListBuilder};
     use proptest::prelude::*;
     use std::sync::Arc;
@@ -320,7 +373,7 @@ mod tests {
         let schema = RowSchema::new(&one.features);
         let bytes = encode_all(&one, &batch(&one, &[vec![1]]), &schema).swap_remove(0);
         let wrong = projection(&other, &RowSchema::new(&other.features));
-        assert_eq!(Row::new(&bytes, &wrong).err(), Some(Damaged("its schema fingerprint is not its generation's")));
+        assert_eq!(Row::new(&bytes, &wrong).err(), Some(Damaged("its schema fingerprint is not the expected one")));
         assert!(Row::new(b"", &wrong).is_err());
     }
 

@@ -120,7 +120,7 @@ fn fixed_bytes(data_type: FeatureType) -> usize {
 }
 
 /// CRC-32 of names and types in order: equal for equal layouts and stable across versions of this program.
-fn fingerprint(features: &[FeatureConfig]) -> u32 {
+pub(crate) fn fingerprint(features: &[FeatureConfig]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     for feature in features {
         hasher.update(feature.name.as_bytes());

@@ -9,15 +9,19 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 
 use crate::batch::{Batch, EntityRef};
+use crate::compact::{self, Compacted};
 use crate::config::StoreConfig;
-use crate::decode::decode;
+use crate::decode::{Moment, decode};
+use crate::erasure::Erasures;
 use crate::fetched::{FetchStats, Fetched};
 use crate::generation::{GenerationInfo, Generations};
 use crate::hot::{Hot, HotUsage};
-use crate::lookup::{check_bytes, look_up};
+use crate::live::{self, Live, Write, Written};
+use crate::lookup::{Reading, check_bytes, damaged_row, look_up};
+use crate::meta::Records;
 use crate::plan::{FeatureRef, Plan, View};
 use crate::publish::{self, Published};
-use crate::schema::RowSchema;
+use crate::readers::Readers;
 use crate::view::{TenantId, ViewConfig, validate_views};
 use crate::warm::Warm;
 use crate::{Error, meta, metrics};
@@ -35,12 +39,15 @@ impl fmt::Debug for Store {
 pub(crate) struct Inner {
     pub(crate) views: Vec<Arc<View>>,
     pub(crate) warm: Arc<Warm>,
+    pub(crate) live: Live,
     /// Replaced whole by each swap; a fetch looks at one table from start to end.
     pub(crate) generations: ArcSwap<Generations>,
-    hot: Hot,
+    pub(crate) erasures: Erasures,
+    pub(crate) hot: Hot,
+    readers: Readers,
     max_fetch_keys: usize,
     /// Held by whoever changes meta.
-    publishing: Mutex<()>,
+    changing_meta: Mutex<()>,
 }
 
 impl Store {
@@ -56,18 +63,22 @@ impl Store {
         fs::create_dir_all(&config.path).map_err(Error::disk("create", &config.path))?;
         let warm = Arc::new(Warm::open(config)?);
         publish::clear_staging(warm.path())?;
-        let views: Vec<_> = views
-            .iter()
-            .map(|view| Arc::new(View { config: view.clone(), schema: RowSchema::new(&view.features) }))
-            .collect();
-        let generations = meta::recover(&warm, &views)?;
+        let views: Vec<_> = views.iter().map(|view| Arc::new(View::new(view))).collect();
+        let records = Records::read(&warm)?;
+        let generations = meta::recover(&warm, &views, records.generations)?;
+        let (live, stored_schemas) = Live::open(&warm, config.live_filter_mib)?;
+        meta::recover_schemas(&warm, &views, &records.schemas, &stored_schemas)?;
+        let thread = |error| Error::disk("start a thread for", &config.path)(error);
         Ok(Store(Arc::new(Inner {
+            live,
+            generations: ArcSwap::from_pointee(generations),
+            erasures: Erasures::new(records.erasures),
+            hot: Hot::start(config, views.len()).map_err(thread)?,
+            readers: Readers::start(config.read_threads).map_err(std::io::Error::other).map_err(thread)?,
+            max_fetch_keys: config.max_fetch_keys,
+            changing_meta: Mutex::new(()),
             views,
             warm,
-            generations: ArcSwap::from_pointee(generations),
-            hot: Hot::start(config).map_err(Error::disk("start a thread for", &config.path))?,
-            max_fetch_keys: config.max_fetch_keys,
-            publishing: Mutex::new(()),
         })))
     }
 
@@ -92,20 +103,60 @@ impl Store {
         let started = Instant::now();
         let inner = &*self.0;
         let mut stats = FetchStats { keys: inner.check_size(plan, entities.len())?, ..FetchStats::default() };
+        // The order matters. A row that is hot is never older than `read_at`; a live row that the filter or the snapshot does not show any
+        // more was pruned, and then the table read after them names the generations that cover it.
+        let read_at = inner.hot.clock();
+        let filter = inner.live.filter();
+        let snapshot = inner.warm.snapshot();
         let live = inner.generations.load();
         let batch = Batch::new(plan, entities, &live);
-        let found = look_up(plan, &batch, &inner.hot, &inner.warm, &mut stats)?;
+        let reading =
+            Reading { read_at, filter: &filter, snapshot: &snapshot, hot: &inner.hot, readers: &inner.readers };
+        let found = look_up(plan, &batch, &reading, &mut stats)?;
         check_bytes(&batch, &found)?;
+        let erased = inner.erasures.erased_of(batch.entities.iter().map(|asked| (asked.tenant, asked.entity)));
+        let moment = Moment { now_ms, erased: &erased };
         let mut views = Vec::with_capacity(plan.views.len());
         for (index, planned) in plan.views.iter().enumerate() {
-            let view = decode(planned, index, &batch, &found, now_ms, &mut stats);
-            views.push(view.map_err(|damaged| {
-                let reason = format!("a row of view {}: {}", planned.view.config.name, damaged.0);
-                Error::damaged(inner.warm.path(), reason)
-            })?);
+            let view = decode(planned, index, &batch, &found, &moment, &mut stats);
+            views.push(view.map_err(|damaged| damaged_row(&snapshot, &planned.view, damaged))?);
         }
         metrics::record_fetch(&stats, started.elapsed(), inner.hot.bytes());
         Ok(Fetched { views, stats })
+    }
+
+    /// Writes live rows and deletions, all of them or none. When this returns they are on disk, and every fetch that starts afterwards sees
+    /// them. Of rows of one entity (in a `last_n` view of one element) the one with the greatest event time stands, in whichever order
+    /// they arrive; against a published snapshot a row stands when it is newer than the snapshot's row, or, where the snapshot has
+    /// none, newer than the snapshot.
+    ///
+    /// `now_ms` (Unix milliseconds UTC) bounds event times: [`MAX_AHEAD_MS`](crate::MAX_AHEAD_MS).
+    ///
+    /// # Errors
+    /// [`Error::FixRequest`] for an unknown view or too many rows, [`Error::FixInput`] says which row breaks which rule,
+    /// [`Error::CheckDisk`] when the disk does not take them: whether they will be there after a restart is then unknown.
+    pub fn write(&self, writes: &[Write<'_>], now_ms: i64) -> Result<Written, Error> {
+        live::write(&self.0, writes, now_ms)
+    }
+
+    /// Forgets an entity in all views of its tenant: every row and live row with an event time up to `now_ms` (Unix milliseconds UTC) is
+    /// invisible as soon as this returns, and stays so, whatever snapshot or late row comes. [`compact_erased`](Store::compact_erased) takes
+    /// the bytes out of the files.
+    ///
+    /// # Errors
+    /// [`Error::FixRequest`] for an entity that cannot exist, [`Error::CheckDisk`] when the record cannot be written.
+    pub fn erase(&self, tenant: TenantId, entity: &str, now_ms: i64) -> Result<(), Error> {
+        let _changing = self.lock();
+        compact::erase(&self.0, tenant, entity, now_ms)
+    }
+
+    /// Takes the bytes of erased entities out of every file of the store. This rewrites the files that hold them; fetches go on meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::CheckDisk`] when a file cannot be rewritten; calling again goes on where this stopped.
+    pub fn compact_erased(&self) -> Result<Compacted, Error> {
+        let _changing = self.lock();
+        compact::compact_erased(&self.0)
     }
 
     /// Makes the generation built in `dir` live. The files are checked against their manifest and linked (copied where the file system
@@ -117,7 +168,7 @@ impl Store {
     /// [`Error::RebuildGeneration`] names the file and what is wrong with it, [`Error::ChooseGeneration`] says why this generation may
     /// not follow the live one. In each case what was live still is.
     pub fn publish(&self, dir: &Path) -> Result<Published, Error> {
-        let _publishing = self.lock();
+        let _changing = self.lock();
         let published = publish::publish(&self.0, dir)?;
         tracing::info!(
             view = %published.view, tenant = published.tenant.0, generation = published.generation, entities = published.entities,
@@ -131,7 +182,7 @@ impl Store {
     /// # Errors
     /// [`Error::ChooseGeneration`] when there is no previous generation, [`Error::FixRequest`] for an unknown view.
     pub fn rollback(&self, tenant: TenantId, view: &str) -> Result<Published, Error> {
-        let _publishing = self.lock();
+        let _changing = self.lock();
         let published = publish::rollback(&self.0, tenant, view)?;
         tracing::info!(view = %published.view, tenant = published.tenant.0, generation = published.generation, "rolled back");
         Ok(published)
@@ -149,7 +200,7 @@ impl Store {
 
     fn lock(&self) -> MutexGuard<'_, ()> {
         // The lock guards no data that a panic could have left half changed: meta is written whole.
-        self.0.publishing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.changing_meta.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -180,16 +231,21 @@ mod tests {
         let store = Store::open(&config, &[view()]).unwrap();
         publish_points(&store, folder.path(), 1, 1);
         // What a fetch holds from its first step to its last.
+        let (filter, snapshot) = (store.0.live.filter(), store.0.warm.snapshot());
         let reading = store.0.generations.load();
         let plan = store.compile(&[FeatureRef::parse("view:points").unwrap()]).unwrap();
         let asked = [EntityRef { tenant: TenantId(1), entity: "ada" }];
         let batch = Batch::new(&plan, &asked, &reading);
-        let look_up = || look_up(&plan, &batch, &store.0.hot, &store.0.warm, &mut FetchStats::default()).unwrap();
+        let tier = || {
+            let (hot, readers) = (&store.0.hot, &store.0.readers);
+            let reading = Reading { read_at: hot.clock(), filter: &filter, snapshot: &snapshot, hot, readers };
+            look_up(&plan, &batch, &reading, &mut FetchStats::default()).unwrap()[0].tier
+        };
 
         publish_points(&store, folder.path(), 1, 2);
         let dropped = publish_points(&store, folder.path(), 1, 3).dropped;
         assert_eq!(dropped, Some(1));
-        assert_eq!(look_up()[0].1, Tier::Warm, "the reader still finds its row");
+        assert_eq!(tier(), Tier::Warm, "the reader still finds its row");
         assert_eq!(store.0.warm.base_files().unwrap().len(), 3);
         drop(reading);
         assert_eq!(store.0.warm.base_files().unwrap().len(), 2, "and then the files go");

@@ -148,6 +148,14 @@ impl ViewConfig {
         Arc::new(Schema::new(fields))
     }
 
+    /// The batch of a deletion: the entity, the event time, and for `last_n` the element key, null for all elements.
+    pub fn deletion_schema(&self) -> SchemaRef {
+        let columns = self.arrow_schema();
+        let element = self.element_key.as_ref().and_then(|name| columns.index_of(name).ok());
+        let fields: Vec<_> = [0, 1].into_iter().chain(element).map(|index| columns.field(index).clone()).collect();
+        Arc::new(Schema::new(fields))
+    }
+
     /// Checks the declaration.
     ///
     /// # Errors
@@ -221,6 +229,28 @@ impl ViewConfig {
         let ms = self.ttl_s?.saturating_mul(1000);
         Some(i64::try_from(ms).unwrap_or(i64::MAX))
     }
+}
+
+/// Checks that a batch has exactly the columns expected of it.
+pub(crate) fn check_columns(view: &str, expected: &Schema, found: &Schema) -> Result<(), Error> {
+    let same = |a: &Field, b: &Field| a.name() == b.name() && a.data_type() == b.data_type();
+    let (found, expected) = (found.fields(), expected.fields());
+    if let Some((a, b)) = found.iter().zip(expected).find(|(a, b)| !same(a, b)) {
+        return Err(Error::FixInput(format!(
+            "column {} is {}, the view {view} expects column {} of type {} there",
+            a.name(),
+            a.data_type(),
+            b.name(),
+            b.data_type()
+        )));
+    }
+    if found.len() != expected.len() {
+        let (found, expected) = (found.len(), expected.len());
+        return Err(Error::FixInput(format!(
+            "{found} columns, the view {view} has {expected} with entity and event time"
+        )));
+    }
+    Ok(())
 }
 
 /// Names end up in references (`view:feature`), metrics and messages, so they are plain.

@@ -1,21 +1,33 @@
-//! The warm tier: one RocksDB with a base family, written only by linking SST files, and a meta family that says which of its
-//! generations count. All knowledge of RocksDB's options and quirks is in this file and the writer's use of `base_options`.
+//! The warm tier: one RocksDB with a base family, written only by linking SST files, a live family of merged changes, and a meta family that
+//! says which of base's generations count. All knowledge of RocksDB's options and quirks is in this file and the writer's use of `base_options`.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice,
-    DBRecoveryMode, DataBlockIndexType, IngestExternalFileOptions, IteratorMode, Options, WriteBatch, WriteOptions,
+    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
+    DBCompressionType, DBPinnableSlice, DBRecoveryMode, DataBlockIndexType, Direction, FlushOptions,
+    IngestExternalFileOptions, IteratorMode, LogLevel, Options, ReadOptions, ReadTier, WriteBatch, WriteOptions,
 };
 
 use crate::Error;
 use crate::config::StoreConfig;
+use crate::delta;
 use crate::key::GenerationId;
 
 const BASE: &str = "base";
+const LIVE: &str = "live";
 const META: &str = "meta";
+
+/// How long a compaction waits for the fetches that were under way.
+const SNAPSHOTS_WAIT: Duration = Duration::from_secs(5);
+
+/// Changes of one key that may pile up in RAM before a write merges them.
+const MAX_UNMERGED: usize = 16;
 
 /// The database of one store.
 pub(crate) struct Warm {
@@ -32,6 +44,15 @@ pub(crate) struct BaseFile {
     first_key: Vec<u8>,
     last_key: Vec<u8>,
     pub(crate) entities: u64,
+    /// 0 for a file that lies on top of others.
+    level: i32,
+}
+
+/// The families that are compacted by hand.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Family {
+    Base,
+    Live,
 }
 
 impl BaseFile {
@@ -39,6 +60,14 @@ impl BaseFile {
     pub(crate) fn generation(&self) -> Option<GenerationId> {
         let first = GenerationId::of_key(&self.first_key)?;
         (GenerationId::of_key(&self.last_key) == Some(first)).then_some(first)
+    }
+
+    pub(crate) fn first_key(&self) -> &[u8] {
+        &self.first_key
+    }
+
+    pub(crate) fn last_key(&self) -> &[u8] {
+        &self.last_key
     }
 }
 
@@ -52,11 +81,14 @@ impl Warm {
         options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
         // All files stay open: only then are their properties, which hold the number of entities, known after a restart.
         options.set_max_open_files(-1);
+        // At the level of information RocksDB writes keys into its log file, and a key is a user's name.
+        options.set_log_level(LogLevel::Warn);
         options.set_keep_log_file_num(4);
         options.set_max_log_file_size(4 << 20);
         let cache = Cache::new_hyper_clock_cache((config.block_cache_mib as usize) << 20, 0);
         let families = [
             ColumnFamilyDescriptor::new(BASE, base_options(Some(&cache))),
+            ColumnFamilyDescriptor::new(LIVE, live_options(&cache, config)),
             ColumnFamilyDescriptor::new(META, Options::default()),
         ];
         match DB::open_cf_descriptors(&options, path, families) {
@@ -71,12 +103,122 @@ impl Warm {
         &self.path
     }
 
-    /// Reads many keys at once; they must be sorted. One result per key.
-    pub(crate) fn read<'a>(
+    /// The state of the database now: what is read through it shows no later write.
+    pub(crate) fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot { warm: self, snapshot: self.db.snapshot() }
+    }
+
+    /// Writes a batch durably: when this returns, a crash cannot undo it. Concurrent calls share one sync of the log.
+    pub(crate) fn write_synced(&self, batch: WriteBatch) -> Result<(), Error> {
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        self.db.write_opt(batch, &options).map_err(disk("write to", &self.path))
+    }
+
+    /// Adds a merge operand of the live family to a batch.
+    pub(crate) fn merge_live(&self, batch: &mut WriteBatch, key: &[u8], operand: &[u8]) -> Result<(), Error> {
+        batch.merge_cf(self.family(LIVE)?, key, operand);
+        Ok(())
+    }
+
+    /// Adds the replacement of a live value to a batch; an empty one is deleted. Only for whoever keeps all writers out.
+    pub(crate) fn replace_live(&self, batch: &mut WriteBatch, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        match value {
+            [] => batch.delete_cf(self.family(LIVE)?, key),
+            value => batch.put_cf(self.family(LIVE)?, key, value),
+        }
+        Ok(())
+    }
+
+    /// Live keys and values from `first` (inclusive) to `end` (exclusive), in key order.
+    pub(crate) fn scan_live(
         &self,
-        keys: impl Iterator<Item = &'a [u8]>,
-    ) -> Result<Vec<Result<Option<DBPinnableSlice<'_>>, rocksdb::Error>>, Error> {
-        Ok(self.db.batched_multi_get_cf(self.family(BASE)?, keys, true))
+        first: &[u8],
+        end: &[u8],
+    ) -> Result<impl Iterator<Item = Result<KeyAndValue, Error>>, Error> {
+        self.scan(LIVE, first, Bound::Excluded(end))
+    }
+
+    /// Base keys and values from `first` to `end`, in key order.
+    pub(crate) fn scan_base(
+        &self,
+        first: &[u8],
+        end: Bound<&[u8]>,
+    ) -> Result<impl Iterator<Item = Result<KeyAndValue, Error>>, Error> {
+        self.scan(BASE, first, end)
+    }
+
+    fn scan(
+        &self,
+        family: &str,
+        first: &[u8],
+        end: Bound<&[u8]>,
+    ) -> Result<impl Iterator<Item = Result<KeyAndValue, Error>>, Error> {
+        let mut options = ReadOptions::default();
+        match end {
+            Bound::Excluded(end) => options.set_iterate_upper_bound(end),
+            // The next key after it.
+            Bound::Included(end) => options.set_iterate_upper_bound([end, &[0]].concat()),
+            Bound::Unbounded => {}
+        }
+        // What is read once here would drive out what fetches need.
+        options.fill_cache(false);
+        let mode = IteratorMode::From(first, Direction::Forward);
+        let entries = self.db.iterator_cf_opt(self.family(family)?, options, mode);
+        Ok(entries.map(|entry| self.readable(entry)))
+    }
+
+    /// Adds the replacement of a base value to a batch, or its deletion: only to take out what was erased.
+    pub(crate) fn replace_base(&self, batch: &mut WriteBatch, key: &[u8], value: Option<&[u8]>) -> Result<(), Error> {
+        match value {
+            None => batch.delete_cf(self.family(BASE)?, key),
+            Some(value) => batch.put_cf(self.family(BASE)?, key, value),
+        }
+        Ok(())
+    }
+
+    /// Writes everything that is in RAM into files, so that the log can go.
+    pub(crate) fn flush(&self) -> Result<(), Error> {
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        let families = [self.family(BASE)?, self.family(LIVE)?, self.family(META)?];
+        self.db.flush_cfs_opt(&families, &options).map_err(disk("flush", &self.path))
+    }
+
+    /// Rewrites the files that hold keys from `first` to `last`, so that what was deleted or replaced there is gone from disk.
+    pub(crate) fn compact(&self, family: Family, first: &[u8], last: &[u8]) -> Result<(), Error> {
+        let family = match family {
+            Family::Base => BASE,
+            Family::Live => LIVE,
+        };
+        let mut options = CompactOptions::default();
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+        options.set_exclusive_manual_compaction(false);
+        self.db.compact_range_cf_opt(self.family(family)?, Some(first), Some(last), &options);
+        Ok(())
+    }
+
+    /// Waits until no fetch sees the database as it was before this call: what it sees, a compaction must keep.
+    pub(crate) fn outlive_snapshots(&self) {
+        let now = self.sequence();
+        let until = Instant::now() + SNAPSHOTS_WAIT;
+        let oldest = || self.db.property_int_value("rocksdb.oldest-snapshot-sequence").ok().flatten().unwrap_or(0);
+        while (1..now).contains(&oldest()) && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Compacts what an interrupted compaction left lying on top of the base family's files.
+    pub(crate) fn finish_compactions(&self) -> Result<(), Error> {
+        for file in self.base_files()?.iter().filter(|file| file.level == 0) {
+            self.compact(Family::Base, &file.first_key, &file.last_key)?;
+        }
+        Ok(())
+    }
+
+    /// The number of the newest write.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.db.latest_sequence_number()
     }
 
     /// Links SST files into the base family; the originals are gone afterwards. Files that overlap anything present are refused, so no
@@ -85,6 +227,8 @@ impl Warm {
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
         options.set_allow_global_seqno(false);
+        // A fetch that is under way has a snapshot. The rows may appear in it: they are of a generation that it does not know.
+        options.set_snapshot_consistency(false);
         options.set_allow_blocking_flush(false);
         let linked = self.db.ingest_external_file_cf_opts(self.family(BASE)?, &options, files);
         linked.map_err(|error| match error.kind() {
@@ -104,6 +248,7 @@ impl Warm {
                 first_key: file.start_key.unwrap_or_default(),
                 last_key: file.end_key.unwrap_or_default(),
                 entities: file.num_entries,
+                level: file.level,
             })
             .collect())
     }
@@ -139,12 +284,16 @@ impl Warm {
     pub(crate) fn write_meta(&self, key: &[u8], record: &[u8]) -> Result<(), Error> {
         let mut batch = WriteBatch::default();
         batch.put_cf(self.family(META)?, key, record);
-        let mut options = WriteOptions::default();
-        options.set_sync(true);
-        self.db.write_opt(batch, &options).map_err(disk("write the meta record of", &self.path))
+        self.write_synced(batch)
     }
 
-    #[cfg(test)]
+    /// Adds a meta record to a batch.
+    pub(crate) fn put_meta(&self, batch: &mut WriteBatch, key: &[u8], record: &[u8]) -> Result<(), Error> {
+        batch.put_cf(self.family(META)?, key, record);
+        Ok(())
+    }
+
+    /// Removes one meta record that nothing depends on.
     pub(crate) fn delete_meta(&self, key: &[u8]) -> Result<(), Error> {
         self.db.delete_cf(self.family(META)?, key).map_err(disk("delete a meta record of", &self.path))
     }
@@ -160,6 +309,10 @@ impl Warm {
             .iterator_cf(self.family(META)?, IteratorMode::Start)
             .collect::<Result<_, _>>()
             .map_err(|error| Error::damaged(&self.path, format!("the meta family cannot be read: {error}")))
+    }
+
+    fn readable<T>(&self, value: Result<T, rocksdb::Error>) -> Result<T, Error> {
+        value.map_err(|error| Error::damaged(&self.path, error.into_string()))
     }
 
     fn family(&self, name: &str) -> Result<&ColumnFamily, Error> {
@@ -188,6 +341,74 @@ pub(crate) fn base_options(cache: Option<&Cache>) -> Options {
     options.set_disable_auto_compactions(true);
     options
 }
+
+/// Options of the live family: changes are merged as they are read and as files are compacted.
+fn live_options(cache: &Cache, config: &StoreConfig) -> Options {
+    let mut options = base_options(Some(cache));
+    options.set_disable_auto_compactions(false);
+    options.set_merge_operator_associative("larder-live-1", |_, existing, operands| {
+        delta::merge(existing.into_iter().chain(operands.iter()))
+    });
+    options.set_max_successive_merges(MAX_UNMERGED);
+    options.set_write_buffer_size((config.live_buffer_mib as usize) << 20);
+    // The filter in RAM asks only for keys that are there; those in the memtable are found faster with a filter of its own.
+    options.set_memtable_whole_key_filtering(true);
+    options.set_memtable_prefix_bloom_ratio(0.05);
+    options
+}
+
+/// The database at one moment. While it lives, no fetch that uses it sees a later write.
+pub(crate) struct Snapshot<'db> {
+    warm: &'db Warm,
+    snapshot: rocksdb::Snapshot<'db>,
+}
+
+/// A value of the database, pinned where it lies.
+pub(crate) type Pinned<'db> = DBPinnableSlice<'db>;
+
+impl<'db> Snapshot<'db> {
+    /// Reads sorted keys of the base family, one result per key, from RAM only: `Err(NotInRam)` where the block is not there.
+    pub(crate) fn read_cached(&self, keys: &[&[u8]]) -> Result<Vec<Option<Read<'db>>>, Error> {
+        let mut options = self.options();
+        options.set_read_tier(ReadTier::BlockCache);
+        let family = self.warm.family(BASE)?;
+        let values = self.warm.db.batched_multi_get_cf_opt(family, keys.iter().copied(), true, &options);
+        let in_ram = |value: Result<_, rocksdb::Error>| match value {
+            Err(error) if error.kind() == rocksdb::ErrorKind::Incomplete => Ok(None),
+            value => self.warm.readable(value).map(Some),
+        };
+        values.into_iter().map(in_ram).collect()
+    }
+
+    /// Reads sorted keys of the base family, one result per key.
+    pub(crate) fn read(&self, keys: &[&[u8]]) -> Result<Vec<Read<'db>>, Error> {
+        self.read_family(BASE, keys)
+    }
+
+    /// Reads sorted keys of the live family, one result per key.
+    pub(crate) fn read_live(&self, keys: &[&[u8]]) -> Result<Vec<Read<'db>>, Error> {
+        self.read_family(LIVE, keys)
+    }
+
+    pub(crate) fn path(&self) -> &'db Path {
+        &self.warm.path
+    }
+
+    fn read_family(&self, family: &str, keys: &[&[u8]]) -> Result<Vec<Read<'db>>, Error> {
+        let family = self.warm.family(family)?;
+        let values = self.warm.db.batched_multi_get_cf_opt(family, keys.iter().copied(), true, &self.options());
+        values.into_iter().map(|value| self.warm.readable(value)).collect()
+    }
+
+    fn options(&self) -> ReadOptions {
+        let mut options = ReadOptions::default();
+        options.set_snapshot(&self.snapshot);
+        options
+    }
+}
+
+/// What a key holds.
+pub(crate) type Read<'db> = Option<Pinned<'db>>;
 
 /// Adapter for `map_err`: which action on which path RocksDB failed at.
 pub(crate) fn disk(action: &'static str, path: &Path) -> impl FnOnce(rocksdb::Error) -> Error {

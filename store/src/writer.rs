@@ -18,7 +18,7 @@ use crate::manifest::{Manifest, ManifestFile};
 use crate::merge::Group;
 use crate::row::RowColumns;
 use crate::schema::RowSchema;
-use crate::view::{TenantId, ViewConfig};
+use crate::view::{TenantId, ViewConfig, check_columns};
 use crate::{Error, warm};
 
 /// Largest value of `max_row_bytes`, which is also its default.
@@ -136,7 +136,7 @@ impl GenerationWriter {
     /// [`Error::FixInput`] says which row breaks which rule; the writer is then of no more use.
     pub fn append(&mut self, batch: &RecordBatch) -> Result<(), Error> {
         self.begin()?;
-        self.check_schema(batch)?;
+        check_columns(&self.manifest.view, &self.batch_schema, batch.schema_ref())?;
         let entities = batch.column(0).as_string::<i32>();
         let times = batch.column(1).as_primitive::<TimestampMillisecondType>();
         if entities.null_count() > 0 || times.null_count() > 0 {
@@ -190,32 +190,6 @@ impl GenerationWriter {
         if mem::replace(&mut self.broken, true) {
             let message = "an earlier append failed: start the generation again".to_string();
             return Err(Error::FixInput(message));
-        }
-        Ok(())
-    }
-
-    fn check_schema(&self, batch: &RecordBatch) -> Result<(), Error> {
-        let (found, expected) = (batch.schema_ref().fields(), self.batch_schema.fields());
-        let same = |a: &arrow::datatypes::Field, b: &arrow::datatypes::Field| {
-            a.name() == b.name() && a.data_type() == b.data_type()
-        };
-        if let Some((a, b)) = found.iter().zip(expected).find(|(a, b)| !same(a, b)) {
-            return Err(Error::FixInput(format!(
-                "column {} is {}, the view {} expects column {} of type {} there",
-                a.name(),
-                a.data_type(),
-                self.manifest.view,
-                b.name(),
-                b.data_type()
-            )));
-        }
-        if found.len() != expected.len() {
-            return Err(Error::FixInput(format!(
-                "{} columns, the view {} has {} with entity and event time",
-                found.len(),
-                self.manifest.view,
-                expected.len()
-            )));
         }
         Ok(())
     }

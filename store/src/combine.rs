@@ -1,0 +1,109 @@
+//! What a fetch shows of an entity: the rows of its snapshot and the live changes since, under one rule.
+//!
+//! A change counts when it is newer than what it meets. It meets the snapshot's row of the same element, or, where the snapshot has
+//! none, the snapshot's own time (`as_of`): the snapshot knew everything up to then, so what it left out is gone. Of a change and a row
+//! of the same event time the snapshot's row stands if the snapshot is at least as new. The rule is the same for each element of a
+//! `last_n` view as for the one row of a `latest` view.
+
+use std::borrow::Cow;
+
+use crate::delta::{Change, Delta};
+use crate::elements::{self, Elements};
+use crate::generation::Generation;
+use crate::plan::View;
+use crate::row::{Damaged, event_time_ms};
+use crate::schema::RowSchema;
+use crate::view::{ViewConfig, ViewKind};
+
+/// The snapshot that live changes meet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Published<'a> {
+    /// The time whose state it shows; `None` where no generation is live.
+    as_of_ms: Option<i64>,
+    /// The schema of its rows.
+    schema: &'a RowSchema,
+}
+
+impl<'a> Published<'a> {
+    pub(crate) fn new(view: &'a View, generation: Option<&'a Generation>) -> Published<'a> {
+        Published {
+            as_of_ms: generation.map(|generation| generation.manifest.as_of_ms),
+            schema: generation.map_or(&view.schema, |generation| &generation.schema),
+        }
+    }
+
+    /// Whether `change` stands against the snapshot's row of the same element, or against its absence.
+    fn yields_to(&self, change: &Change<'_>, row_time_ms: Option<i64>) -> bool {
+        let after_snapshot = self.as_of_ms.is_none_or(|as_of_ms| change.event_time_ms > as_of_ms);
+        match row_time_ms {
+            None => after_snapshot,
+            Some(time) => change.event_time_ms > time || (change.event_time_ms == time && after_snapshot),
+        }
+    }
+}
+
+/// The value that stands for an entity: `base` as it is where no change counts, nothing where all is deleted.
+pub(crate) fn combine<'a>(
+    view: &ViewConfig,
+    snapshot: Published<'_>,
+    base: Option<&'a [u8]>,
+    delta: &'a [u8],
+) -> Result<Option<Cow<'a, [u8]>>, Damaged> {
+    let delta = Delta::decode(delta)?;
+    match view.kind {
+        ViewKind::Latest => latest(snapshot, base, &delta),
+        ViewKind::LastN => last_n(view, snapshot, base, &delta),
+    }
+}
+
+fn latest<'a>(
+    snapshot: Published<'_>,
+    base: Option<&'a [u8]>,
+    delta: &Delta<'a>,
+) -> Result<Option<Cow<'a, [u8]>>, Damaged> {
+    let time = base.map(event_time_ms).transpose()?;
+    let standing = delta.changes.first().filter(|change| snapshot.yields_to(change, time));
+    Ok(standing.map_or(base, |change| change.row).map(Cow::Borrowed))
+}
+
+fn last_n<'a>(
+    view: &ViewConfig,
+    snapshot: Published<'_>,
+    base: Option<&'a [u8]>,
+    delta: &Delta<'a>,
+) -> Result<Option<Cow<'a, [u8]>>, Damaged> {
+    // Event time, element, row; tombstones are taken out at the end.
+    let mut rows: Vec<(i64, Cow<'_, [u8]>, Option<&[u8]>)> = Vec::with_capacity(delta.changes.len() + 8);
+    let mut met = vec![false; delta.changes.len()];
+    if let Some(base) = base {
+        for element in Elements::new(base)? {
+            let row = element?;
+            let time = event_time_ms(row)?;
+            let key = snapshot.schema.element_key(view, row)?;
+            let change = delta.changes.iter().position(|change| change.element == &*key);
+            if let Some(index) = change {
+                met[index] = true;
+                let change = &delta.changes[index];
+                if snapshot.yields_to(change, Some(time)) {
+                    rows.push((change.event_time_ms, Cow::Borrowed(change.element), change.row));
+                    continue;
+                }
+            }
+            if time > delta.cleared_ms {
+                rows.push((time, key, Some(row)));
+            }
+        }
+    }
+    let unmet = delta.changes.iter().zip(&met).filter(|(change, met)| !**met && snapshot.yields_to(change, None));
+    rows.extend(unmet.map(|(change, _)| (change.event_time_ms, Cow::Borrowed(change.element), change.row)));
+    rows.retain(|(_, _, row)| row.is_some());
+    rows.sort_unstable_by(|a, b| (b.0, &b.1).cmp(&(a.0, &a.1)));
+    rows.truncate(view.n.unwrap_or(1) as usize);
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let rows: Vec<&[u8]> = rows.into_iter().filter_map(|(_, _, row)| row).collect();
+    let mut value = Vec::with_capacity(rows.iter().map(|row| row.len() + 4).sum::<usize>() + 4);
+    elements::encode(rows.into_iter(), &mut value);
+    Ok(Some(Cow::Owned(value)))
+}
