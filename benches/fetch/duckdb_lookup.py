@@ -14,5 +14,5 @@ for line in sys.stdin:
     keys = ", ".join("'" + key.replace("'", "''") + "'" for key in line.split())
     query = f"SELECT * FROM read_parquet('{snapshot}') WHERE user_id IN ({keys})"
     start = time.perf_counter()
-    rows = connection.execute(query).to_arrow_table().num_rows
+    rows = connection.sql(query).to_arrow_table().num_rows
     print(time.perf_counter() - start, rows, flush=True)

@@ -37,7 +37,7 @@ pub(crate) fn measure(shop: &Shop, reader: &Reader, batches: &[Batch], figures: 
 /// The users of the shop, live rows included.
 pub(crate) fn collect(shop: &Shop) -> Users {
     let user = |user| {
-        let live = shop.live_rows && is_live(user);
+        let live = is_live(user);
         let (profile_at, profile) = profile(user, live);
         (user as u64, User { profile, profile_at, orders: orders(user, live) })
     };

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use larder_benches::{Figures, Outcome, name};
+use larder_benches::{Figures, Outcome, is_live, name};
 
 use crate::store::{Reader, Shop, config};
 
@@ -45,10 +45,12 @@ pub(crate) fn measure(shop: &Shop, figures: &mut Figures) -> Outcome<()> {
 fn grow(store: PathBuf, users: &str) -> Outcome<()> {
     let users: usize = users.parse()?;
     let reader = Reader::open(&config(store, HOT_MIB, CACHE_MIB))?;
-    // Other users first, so that code, buffers and the block cache are there already.
-    bring_in(&reader, users..users + users / 20)?;
+    // Users without live rows, so that what is read is what is held: one encoded row per view.
+    let mut plain = (0..).filter(|user| !is_live(*user));
+    // Others first, so that code, buffers and the block cache are there already.
+    bring_in(&reader, plain.by_ref().take(users / 20))?;
     let (before, entries) = (resident_bytes()?, reader.store.hot_usage().entries);
-    let encoded = bring_in(&reader, 0..users)?;
+    let encoded = bring_in(&reader, plain.take(users))?;
     let grown = resident_bytes()?.saturating_sub(before);
     let entered = reader.store.hot_usage().entries - entries;
     if entered != 2 * users as u64 {
@@ -59,14 +61,17 @@ fn grow(store: PathBuf, users: &str) -> Outcome<()> {
 }
 
 /// Brings users into the hot tier; returns the bytes of their rows.
-fn bring_in(reader: &Reader, users: std::ops::Range<usize>) -> Outcome<u64> {
+fn bring_in(reader: &Reader, users: impl Iterator<Item = usize>) -> Outcome<u64> {
+    let mut names = users.map(name);
     let mut encoded = 0;
-    for start in users.clone().step_by(super::USERS_PER_BATCH) {
-        let names: Vec<_> = (start..users.end.min(start + super::USERS_PER_BATCH)).map(name).collect();
-        encoded += reader.fetch(&names)?.stats.bytes_read;
+    loop {
+        let batch: Vec<_> = names.by_ref().take(super::USERS_PER_BATCH).collect();
+        if batch.is_empty() {
+            return Ok(encoded);
+        }
+        encoded += reader.fetch(&batch)?.stats.bytes_read;
         reader.store.hot_usage();
     }
-    Ok(encoded)
 }
 
 /// The memory of this process, as the kernel counts it.

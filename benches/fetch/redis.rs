@@ -175,7 +175,7 @@ impl Redis {
         for start in (0..shop.users).step_by(USERS_AT_ONCE) {
             let some = start..shop.users.min(start + USERS_AT_ONCE);
             for user in some.clone() {
-                let live = shop.live_rows && is_live(user);
+                let live = is_live(user);
                 let (at, profile) = profile(user, live);
                 let mut fields = vec![(TIME.to_string(), at.to_le_bytes().to_vec())];
                 profile.write(|name, bytes| fields.push((name.to_string(), bytes.to_vec())));

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use larder_benches::{
-    Answer, Batch, GENERATION, NOW_MS, Outcome, TENANT, name, orders_batch, orders_view, profile_batch, profile_view,
-    sum,
+    Answer, Batch, GENERATION, LIVE_EVERY, NOW_MS, ORDERS, ORDERS_PER_USER, Outcome, PROFILE, SNAPSHOT_MS, TENANT,
+    is_live, name, orders_batch, orders_view, profile_batch, profile_view, sum,
 };
 use larder_store::{
-    EntityRef, FeatureRef, Fetched, GenerationWriter, Plan, Store, StoreConfig, ViewConfig, WriterLimits,
+    EntityRef, FeatureRef, Fetched, GenerationWriter, Plan, Store, StoreConfig, ViewConfig, Write, WriteKind,
+    WriterLimits,
 };
 use tempfile::TempDir;
 
@@ -21,15 +22,13 @@ const USERS_AT_ONCE: usize = 5000;
 /// The store's folder with both views published, and how many users there are.
 pub(crate) struct Shop {
     pub(crate) users: usize,
-    /// Whether some users have live rows, newer than the snapshot.
-    pub(crate) live_rows: bool,
     folder: TempDir,
 }
 
 impl Shop {
     /// Builds and publishes the rows of `users` users.
     pub(crate) fn build(users: usize) -> Outcome<Shop> {
-        let mut shop = Shop { users, live_rows: false, folder: tempfile::tempdir()? };
+        let shop = Shop { users, folder: tempfile::tempdir()? };
         let store = Store::open(&config(shop.path(), 0, 256), &[profile_view(), orders_view()])?;
         for view in [profile_view(), orders_view()] {
             let dir = shop.folder.path().join(&view.name);
@@ -37,7 +36,8 @@ impl Shop {
             store.publish(&dir)?;
             std::fs::remove_dir_all(&dir)?;
         }
-        shop.live_rows = add_live_rows(&store, users)?;
+        add_live_rows(&store, users, LiveHalf::Flushed)?;
+        // Opening the store again flushes them.
         Ok(shop)
     }
 
@@ -46,12 +46,15 @@ impl Shop {
         self.folder.path().join("store")
     }
 
-    /// Opens the store with a hot tier of `hot_mib`, or none.
-    pub(crate) fn open(&self, hot_mib: u64) -> Outcome<Reader> {
-        Reader::open(&config(self.path(), hot_mib, BLOCK_CACHE_MIB))
+    /// Opens the store without a hot tier, all blocks in the cache and half of the live rows in the memtable.
+    pub(crate) fn open_warm(&self) -> Outcome<Reader> {
+        let reader = Reader::open(&config(self.path(), 0, BLOCK_CACHE_MIB))?;
+        add_live_rows(&reader.store, self.users, LiveHalf::InMemory)?;
+        reader.read_all(self.users)?;
+        Ok(reader)
     }
 
-    /// Opens the store and brings all rows into the hot tier.
+    /// Opens the store and brings all rows into the hot tier. To be called after `open_warm`, which writes the last rows.
     pub(crate) fn open_hot(&self) -> Outcome<Reader> {
         let hot_mib = (self.users * HOT_BYTES_PER_USER) >> 20;
         let reader = Reader::open(&config(self.path(), hot_mib as u64 + 64, 64))?;
@@ -61,12 +64,25 @@ impl Shop {
     }
 }
 
-/// Writes newer rows of one user in twenty through the live path: half of them flushed to a file, half left in the memtable.
-///
-/// TO BE DONE when the store takes live writes: for the users of `larder_benches::is_live`, `profile_batch(.., true)` and the first of
-/// `orders_batch(.., true)`; then return true, and every baseline holds the same changed rows.
-fn add_live_rows(_store: &Store, _users: usize) -> Outcome<bool> {
-    Ok(false)
+/// One user in twenty has live rows: half of these users in a file, half in the memtable.
+#[derive(Clone, Copy, PartialEq)]
+enum LiveHalf {
+    Flushed,
+    InMemory,
+}
+
+/// Writes newer rows of one half of the live users, as an application would: the profile whole, of the orders the newest.
+fn add_live_rows(store: &Store, users: usize, half: LiveHalf) -> Outcome<()> {
+    let in_half =
+        |user: &usize| is_live(*user) && (user % (2 * LIVE_EVERY) < LIVE_EVERY) == (half == LiveHalf::Flushed);
+    let users: Vec<_> = (0..users).filter(in_half).collect();
+    for some in users.chunks(USERS_AT_ONCE) {
+        let profiles = profile_batch(some.iter().copied(), true)?;
+        let orders = orders_batch(some.iter().copied(), true, 1)?;
+        let write = |view, rows| Write { tenant: TENANT, view, kind: WriteKind::Upsert, rows };
+        store.write(&[write(PROFILE, &profiles), write(ORDERS, &orders)], NOW_MS)?;
+    }
+    Ok(())
 }
 
 /// The settings of a store in `path`.
@@ -128,11 +144,11 @@ pub(crate) fn entities(names: &[String]) -> Vec<EntityRef<'_>> {
 }
 
 fn build(dir: &Path, view: &ViewConfig, users: usize) -> Outcome<()> {
-    let mut writer = GenerationWriter::create(dir, view, TENANT, GENERATION, NOW_MS, WriterLimits::default())?;
+    let mut writer = GenerationWriter::create(dir, view, TENANT, GENERATION, SNAPSHOT_MS, WriterLimits::default())?;
     for start in (0..users).step_by(USERS_AT_ONCE) {
         let some = start..users.min(start + USERS_AT_ONCE);
         let rows =
-            if view.name == larder_benches::PROFILE { profile_batch(some, false) } else { orders_batch(some, false) };
+            if view.name == PROFILE { profile_batch(some, false) } else { orders_batch(some, false, ORDERS_PER_USER) };
         writer.append(&rows?)?;
     }
     writer.finish()?;

@@ -19,6 +19,6 @@ pub use record::ReadFields;
 pub use report::Figures;
 pub use shop::{
     ACCOUNT, Account, AccountColumns, GENERATION, LIVE_EVERY, NOW_MS, ORDERS, ORDERS_PER_USER, Order, OrderColumns,
-    PROFILE, Profile, ProfileColumns, TENANT, TTL_S, User, account_batch, account_view, is_live, name, orders,
-    orders_batch, orders_view, profile, profile_batch, profile_view,
+    PROFILE, Profile, ProfileColumns, SNAPSHOT_MS, TENANT, TTL_S, User, account_batch, account_view, is_live, name,
+    orders, orders_batch, orders_view, profile, profile_batch, profile_view,
 };

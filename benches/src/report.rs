@@ -23,7 +23,9 @@ impl Figures {
 
     /// Adds a figure.
     pub fn set(&mut self, key: impl Into<String>, value: f64) {
-        self.values.insert(key.into(), ((value * 1000.0).round() / 1000.0).into());
+        let rounded = (value * 1000.0).round() / 1000.0;
+        let number = if rounded.fract() == 0.0 { Value::from(rounded as i64) } else { Value::from(rounded) };
+        self.values.insert(key.into(), number);
     }
 
     /// Writes the file anew and prints the line.

@@ -11,6 +11,8 @@ use crate::{Time, record};
 
 /// The time at which all benchmarks fetch, Unix milliseconds UTC.
 pub const NOW_MS: i64 = 1_800_000_000_000;
+/// The state that the snapshots show is this old; live rows are newer.
+pub const SNAPSHOT_MS: i64 = NOW_MS - DAY_MS / 2;
 /// Whose rows these are.
 pub const TENANT: TenantId = TenantId(1);
 /// The number of the first generation of each view.
@@ -112,7 +114,7 @@ pub fn name(user: usize) -> String {
     format!("user_{user:08}")
 }
 
-/// Whether a user's rows were changed after the snapshot, in a run with live rows.
+/// Whether a user's rows were changed after the snapshot.
 pub fn is_live(user: usize) -> bool {
     user % LIVE_EVERY == 7
 }
@@ -228,19 +230,19 @@ pub fn account_view() -> ViewConfig {
     view(ACCOUNT, 3, Account::features())
 }
 
-/// The snapshot's profiles of some users, as the canonical batch of the view.
+/// The profiles of some users, as the canonical batch of the view.
 pub fn profile_batch(users: impl Iterator<Item = usize>, live: bool) -> Result<RecordBatch, ArrowError> {
     let rows: Vec<_> = users.map(|user| (name(user), profile(user, live))).collect();
     let columns = Profile::columns(rows.iter().map(|(_, (_, profile))| Some(profile)));
     batch(&profile_view(), rows.iter().map(|(name, (at, _))| (name.as_str(), *at)), columns)
 }
 
-/// The snapshot's orders of some users, one row each, as the canonical batch of the view.
-pub fn orders_batch(users: impl Iterator<Item = usize>, live: bool) -> Result<RecordBatch, ArrowError> {
+/// The newest `count` orders of some users, one row each, as the canonical batch of the view.
+pub fn orders_batch(users: impl Iterator<Item = usize>, live: bool, count: usize) -> Result<RecordBatch, ArrowError> {
     let rows: Vec<_> = users
         .flat_map(|user| {
             let name = name(user);
-            orders(user, live).into_iter().map(move |(at, order)| (name.clone(), at, order))
+            orders(user, live).into_iter().take(count).map(move |(at, order)| (name.clone(), at, order))
         })
         .collect();
     let columns = Order::columns(rows.iter().map(|(_, _, order)| Some(order)));
