@@ -20,7 +20,7 @@ use crate::Error;
 use crate::convert::Wanted;
 
 /// Rows read at a time.
-const BATCH_ROWS: usize = 8192;
+const BATCH_ROWS: usize = 2048;
 
 /// The Parquet files that `sources` name, directories replaced by the `*.parquet` files in them, in order of name.
 pub(crate) fn list(sources: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
