@@ -248,7 +248,7 @@ fn look_up(
 }
 
 fn feature(name: &str, data_type: FeatureType) -> FeatureConfig {
-    FeatureConfig { name: name.to_string(), data_type }
+    FeatureConfig::new(name, data_type)
 }
 
 fn profile_view() -> ViewConfig {

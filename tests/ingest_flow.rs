@@ -21,7 +21,9 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 
-use crate::support::store::{Value, column, config, feature, of_tenant, orders, plan, profile, profile_row, value};
+use crate::support::store::{
+    Value, column, config, feature, of_tenant, orders, plan, profile, profile_row, renamed, value,
+};
 
 /// A view with one feature of the given type, without a time to live.
 fn view_of(data_type: FeatureType) -> ViewConfig {
@@ -166,6 +168,31 @@ fn keys_of_every_type_become_text() {
     shop.build_from(&[("user_id", unsigned), ("updated_at", ms(&[1])), ("f", array(Int64Array::from(vec![5])))])
         .unwrap();
     assert_eq!(shop.serve("f", &["18446744073709551615"])[0].2, Some(Value::I64(5)));
+}
+
+#[test]
+fn a_column_may_have_a_former_name_of_its_feature() {
+    let shop = || {
+        let features = vec![renamed("loyalty", FeatureType::I64, &["score", "points"])];
+        Shop::new(ViewConfig { features, ..view_of(FeatureType::I64) })
+    };
+    let column = |number: i32| array(Int32Array::from(vec![number]));
+    let keys = [("user_id", names(&["u"])), ("updated_at", ms(&[1]))];
+    let served = |columns: &[(&'static str, i32)]| {
+        let columns: Columns = keys.iter().cloned().chain(columns.iter().map(|&(n, v)| (n, column(v)))).collect();
+        let shop = shop();
+        shop.build_from(&columns).unwrap();
+        shop.serve("loyalty", &["u"])[0].2.clone()
+    };
+    assert_eq!(served(&[("points", 1)]), Some(Value::I64(1)));
+    assert_eq!(served(&[("points", 1), ("score", 2)]), Some(Value::I64(2)));
+    assert_eq!(served(&[("points", 1), ("loyalty", 3)]), Some(Value::I64(3)));
+
+    let refused = |column: (&'static str, ArrayRef)| shop().refusal_of(&[keys.to_vec(), vec![column]].concat());
+    let message = refused(("other", column(1)));
+    assert!(message.contains("column loyalty (i64) of view profile is missing, the file has"), "{message}");
+    let message = refused(("points", names(&["text"])));
+    assert!(message.contains("column points is Utf8, view profile expects i64"), "{message}");
 }
 
 #[test]

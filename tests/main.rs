@@ -13,6 +13,7 @@ mod model_head;
 mod model_parity;
 mod overload;
 mod sample_shop;
+mod schema_evolution;
 mod store_recovery;
 mod store_tiers;
 mod tenancy;

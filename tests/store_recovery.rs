@@ -339,7 +339,7 @@ fn a_generation_of_another_declaration_is_refused() {
     };
     check(&|view| view.name = "basket".to_string(), "it is of view basket, which is not declared");
     check(&|view| view.id = 9, "view profile has id 9 there and is declared with id 1");
-    check(&|view| view.features[0].data_type = FeatureType::F64, "feature points is f64 there and i64 here");
+    check(&|view| view.features[0].data_type = FeatureType::F64, "feature points is stored as f64 and declared as i64");
     check(
         &|view| (view.kind, view.n, view.element_key) = (ViewKind::LastN, Some(2), Some("points".to_string())),
         "its rows are of kind LastN",
@@ -357,7 +357,7 @@ fn a_declaration_that_stored_rows_contradict_is_refused() {
     };
     let mut changed = profile();
     changed.features[1].data_type = FeatureType::Utf8;
-    refused(changed, "feature points is i64 there and utf8 here");
+    refused(changed, "feature points is stored as i64 and declared as utf8");
     refused(ViewConfig { name: "customer".to_string(), ..profile() }, "this id belongs to the stored view profile");
     refused(ViewConfig { id: 1, ..orders() }, "view orders: id = 1");
     // A view that is no longer declared keeps its rows.

@@ -229,6 +229,7 @@ impl Pair {
                 match view.tier[row] {
                     Tier::Hot => hot.insert(key),
                     Tier::Warm => warm.insert(key),
+                    Tier::Cold => panic!("nothing lies in the cold tier"),
                     Tier::None => false,
                 };
                 if view.status[row] == Status::Expired {

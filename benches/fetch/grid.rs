@@ -80,7 +80,7 @@ fn times(store: &Store, views: &[ViewConfig], users: usize, users_per_batch: usi
 }
 
 fn view(number: usize) -> ViewConfig {
-    let feature = |index: usize| FeatureConfig { name: format!("f{index}"), data_type: TYPES[index % TYPES.len()] };
+    let feature = |index: usize| FeatureConfig::new(format!("f{index}"), TYPES[index % TYPES.len()]);
     ViewConfig {
         name: format!("view{number}"),
         id: number as u16 + 1,

@@ -29,10 +29,7 @@ macro_rules! record {
 
             /// The features of a view with these fields.
             pub fn features() -> Vec<larder_store::FeatureConfig> {
-                vec![$(larder_store::FeatureConfig {
-                    name: stringify!($field).to_string(),
-                    data_type: <$type as $crate::Field>::TYPE,
-                }),*]
+                vec![$(larder_store::FeatureConfig::new(stringify!($field), <$type as $crate::Field>::TYPE)),*]
             }
 
             /// The columns of many rows, filled one after the other; null where there is no row.

@@ -104,7 +104,10 @@ impl<'a> SourceFile<'a> {
             reader_of(file).map_err(|error| Error::source(path, format!("not a readable Parquet file: {error}")))?;
         let schema = builder.schema();
         let mut roots = Vec::new();
-        for (name, wanted) in wanted_columns(view) {
+        for (name, former_names, wanted) in wanted_columns(view) {
+            let has = |name: &str| schema.fields().iter().any(|field| field.name() == name);
+            let former = former_names.iter().map(String::as_str).find(|former| has(former));
+            let name = former.filter(|_| !has(name)).unwrap_or(name);
             let mut found = schema.fields().iter().enumerate().filter(|(_, field)| field.name() == name);
             let (root, field) = match (found.next(), found.next()) {
                 (Some(only), None) => only,
@@ -178,10 +181,10 @@ impl<'a> SourceFile<'a> {
         })?;
         self.rows_read += batch.num_rows() as u64;
         let mut columns = Vec::with_capacity(self.columns.len());
-        for ((position, wanted), field) in self.columns.iter().zip(self.schema.fields()) {
+        for (position, wanted) in &self.columns {
             columns.push(wanted.convert(batch.column(*position)).map_err(|reason| {
-                let last = self.rows_read;
-                Error::source(self.path, format!("column {}, rows {first_row} to {last}: {reason}", field.name()))
+                let (name, last) = (batch.schema_ref().field(*position).name(), self.rows_read);
+                Error::source(self.path, format!("column {name}, rows {first_row} to {last}: {reason}"))
             })?);
         }
         let failed = |error: arrow::error::ArrowError| Error::source(self.path, error.to_string());
@@ -246,12 +249,11 @@ impl<'a> SourceFile<'a> {
     }
 }
 
-/// The columns of the canonical batch, in its order, and what each is for.
-fn wanted_columns(view: &ViewConfig) -> impl Iterator<Item = (&str, Wanted)> {
-    let keys = [
-        (view.entity_key.as_str(), Wanted::Entity),
-        (view.event_time.as_str(), Wanted::Feature(FeatureType::Timestamp)),
-    ];
-    let features = view.features.iter().map(|f| (f.name.as_str(), Wanted::Feature(f.data_type)));
-    keys.into_iter().chain(features)
+/// The columns of the canonical batch, in its order: the name of each, what it may be called in a file that lacks that name, and what it
+/// is for.
+fn wanted_columns(view: &ViewConfig) -> impl Iterator<Item = (&str, &[String], Wanted)> {
+    let keys: [(_, &[String], _); 2] =
+        [(&view.entity_key, &[], Wanted::Entity), (&view.event_time, &[], Wanted::Feature(FeatureType::Timestamp))];
+    let features = view.features.iter().map(|f| (&f.name, f.former_names.as_slice(), Wanted::Feature(f.data_type)));
+    keys.into_iter().chain(features).map(|(name, former_names, wanted)| (name.as_str(), former_names, wanted))
 }

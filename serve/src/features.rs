@@ -102,6 +102,9 @@ fn reply(fetched: &Fetched) -> v1::GetFeaturesReply {
             warm_hits: count(stats.warm_hits),
             not_found: count(stats.not_found),
             expired: count(stats.expired),
+            cold_hits: count(stats.cold_hits),
+            not_in_time: count(stats.not_in_time),
+            erased: count(stats.erased),
         }),
     }
 }

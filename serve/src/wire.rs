@@ -126,6 +126,8 @@ pub(crate) fn status(status: Status) -> v1::Status {
         Status::Null => v1::Status::Null,
         Status::NotFound => v1::Status::NotFound,
         Status::Expired => v1::Status::Expired,
+        Status::Erased => v1::Status::Erased,
+        Status::NotInTime => v1::Status::NotInTime,
     }
 }
 
@@ -134,6 +136,7 @@ pub(crate) fn tier(tier: Tier) -> v1::Tier {
         Tier::None => v1::Tier::None,
         Tier::Hot => v1::Tier::Hot,
         Tier::Warm => v1::Tier::Warm,
+        Tier::Cold => v1::Tier::Cold,
     }
 }
 

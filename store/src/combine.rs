@@ -22,14 +22,24 @@ pub(crate) struct Published<'a> {
     as_of_ms: Option<i64>,
     /// The schema of its rows.
     schema: &'a RowSchema,
+    /// `last_n` only: the feature of those rows that identifies an element.
+    element: Option<usize>,
 }
 
 impl<'a> Published<'a> {
     pub(crate) fn new(view: &'a View, generation: Option<&'a Generation>) -> Published<'a> {
+        let schema = generation.map_or(&view.schema, |generation| &generation.schema);
+        let element_key = view.config.element_key.as_deref();
         Published {
             as_of_ms: generation.map(|generation| generation.manifest.as_of_ms),
-            schema: generation.map_or(&view.schema, |generation| &generation.schema),
+            element: element_key.and_then(|name| schema.stored_as(&view.schema, name)),
+            schema,
         }
+    }
+
+    /// What identifies an element among the snapshot's rows.
+    pub(crate) fn element_key<'r>(&self, row: &'r [u8]) -> Result<Cow<'r, [u8]>, Damaged> {
+        self.schema.element_key(self.element.ok_or(Damaged("its schema has no element key"))?, row)
     }
 
     /// Whether `change` stands against the snapshot's row of the same element, or against its absence.
@@ -72,37 +82,36 @@ fn last_n<'a>(
     base: Option<&'a [u8]>,
     delta: &Delta<'a>,
 ) -> Result<Option<Cow<'a, [u8]>>, Damaged> {
-    // Event time, element, row; tombstones are taken out at the end.
-    let mut rows: Vec<(i64, Cow<'_, [u8]>, Option<&[u8]>)> = Vec::with_capacity(delta.changes.len() + 8);
+    let mut rows = Vec::with_capacity(delta.changes.len() + 8);
     let mut met = vec![false; delta.changes.len()];
     if let Some(base) = base {
         for element in Elements::new(base)? {
             let row = element?;
             let time = event_time_ms(row)?;
-            let key = snapshot.schema.element_key(view, row)?;
+            let key = snapshot.element_key(row)?;
             let change = delta.changes.iter().position(|change| change.element == &*key);
             if let Some(index) = change {
                 met[index] = true;
                 let change = &delta.changes[index];
                 if snapshot.yields_to(change, Some(time)) {
-                    rows.push((change.event_time_ms, Cow::Borrowed(change.element), change.row));
+                    rows.extend(change.row.map(|row| (change.event_time_ms, Cow::Borrowed(change.element), row)));
                     continue;
                 }
             }
             if time > delta.cleared_ms {
-                rows.push((time, key, Some(row)));
+                rows.push((time, key, row));
             }
         }
     }
     let unmet = delta.changes.iter().zip(&met).filter(|(change, met)| !**met && snapshot.yields_to(change, None));
-    rows.extend(unmet.map(|(change, _)| (change.event_time_ms, Cow::Borrowed(change.element), change.row)));
-    rows.retain(|(_, _, row)| row.is_some());
+    let row_of = |change: &Change<'a>| Some((change.event_time_ms, Cow::Borrowed(change.element), change.row?));
+    rows.extend(unmet.filter_map(|(change, _)| row_of(change)));
     rows.sort_unstable_by(|a, b| (b.0, &b.1).cmp(&(a.0, &a.1)));
     rows.truncate(view.n.unwrap_or(1) as usize);
     if rows.is_empty() {
         return Ok(None);
     }
-    let rows: Vec<&[u8]> = rows.into_iter().filter_map(|(_, _, row)| row).collect();
+    let rows: Vec<&[u8]> = rows.into_iter().map(|(_, _, row)| row).collect();
     let mut value = Vec::with_capacity(rows.iter().map(|row| row.len() + 4).sum::<usize>() + 4);
     elements::encode(rows.into_iter(), &mut value);
     Ok(Some(Cow::Owned(value)))

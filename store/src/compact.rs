@@ -89,7 +89,8 @@ fn compact_live(inner: &Inner, compacted: &mut Compacted) -> Result<(), Error> {
         from = [last, &[0][..]].concat();
         let mut batch = WriteBatch::default();
         for (live_key, value) in &chunk {
-            let erased_ms = read_key(live_key).and_then(|(_, tenant, entity)| inner.erasures.erased_ms(tenant, &entity));
+            let erased_ms =
+                read_key(live_key).and_then(|(_, tenant, entity)| inner.erasures.erased_ms(tenant, &entity));
             let Some(erased_ms) = erased_ms else { continue };
             let damaged = |damaged: Damaged| Error::damaged(inner.warm.path(), format!("a live row: {}", damaged.0));
             let mut delta = Delta::decode(value).map_err(damaged)?;

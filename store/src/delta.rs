@@ -256,7 +256,8 @@ mod tests {
     fn the_newest_change_stands_and_a_tombstone_outlives_a_late_row() {
         let names = [[0], [1]];
         let at = |element, time, sequence, row| encoded(&delta(5, None, &[(element, time, sequence, row)], &names));
-        let operands = [at(0, 10, 1, true), at(0, 20, 2, false), at(0, 15, 3, true), at(1, 5, 4, true), at(1, 5, 5, false)];
+        let operands =
+            [at(0, 10, 1, true), at(0, 20, 2, false), at(0, 15, 3, true), at(1, 5, 4, true), at(1, 5, 5, false)];
         let merged = merge(operands.iter().map(Vec::as_slice)).unwrap();
         let changes = Delta::decode(&merged).unwrap().changes;
         let seen: Vec<_> = changes.iter().map(|c| (c.element[0], c.event_time_ms, c.row.is_some())).collect();

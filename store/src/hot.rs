@@ -91,9 +91,14 @@ impl Hot {
         self.shards.settle();
     }
 
-    /// Tells the tier that keys were written: see [`Shards::invalidate`].
-    pub(crate) fn invalidate<'a>(&self, written: impl Iterator<Item = Written<'a>>) {
-        self.shards.invalidate(written);
+    /// See [`Shards::note_written`].
+    pub(crate) fn note_written(&self, hashes: impl Iterator<Item = u64>) {
+        self.shards.note_written(hashes);
+    }
+
+    /// Drops an entry.
+    pub(crate) fn forget(&self, key: &[u8], hash: u64) {
+        self.shards.forget(key, hash);
     }
 
     /// All keys held that start with `prefix`, in no order.
@@ -102,13 +107,6 @@ impl Hot {
         let shards = self.shards.shards.iter();
         let keys = shards.flat_map(|shard| shard.cache.iter()).map(|(key, _)| key);
         keys.filter(|key| key.starts_with(prefix)).collect()
-    }
-
-    /// Drops one entry that nobody will ask for again.
-    pub(crate) fn forget(&self, key: &[u8], hash: u64) {
-        if let Some(shard) = self.shards.shard(hash) {
-            shard.cache.invalidate(key);
-        }
     }
 
     /// Bytes held, bookkeeping included, as of the last maintenance.
@@ -131,12 +129,6 @@ pub struct HotUsage {
     pub entries: u64,
     /// Bytes of keys, rows and bookkeeping.
     pub bytes: u64,
-}
-
-/// A key that was written: its hash, and the entries that could hold it, one per generation that can be read.
-pub(crate) struct Written<'a> {
-    pub(crate) hash: u64,
-    pub(crate) keys: &'a [Vec<u8>],
 }
 
 /// Independent caches, chosen by hash. One cache would make all readers meet at its channel of recorded hits.
@@ -183,10 +175,7 @@ impl Shards {
             }
             .build_with_hasher(RandomState::default())
         };
-        let shard = |number| Shard {
-            cache: cache(number),
-            last_writes: Mutex::new(vec![0; STRIPES_PER_SHARD].into()),
-        };
+        let shard = |number| Shard { cache: cache(number), last_writes: Mutex::new(vec![0; STRIPES_PER_SHARD].into()) };
         Shards { shards: (0..count).map(shard).collect(), clock: AtomicU64::new(0), counted }
     }
 
@@ -214,16 +203,22 @@ impl Shards {
         }
     }
 
-    /// Makes sure that no fetch that starts after this call gets what was known before the write, and that nothing read before it can
-    /// come in any more. To be called after the commit and before the acknowledgement.
-    pub(crate) fn invalidate<'a>(&self, written: impl Iterator<Item = Written<'a>>) {
+    /// Sees to it that nothing read before the present moment comes in any more under these hashes. To be called after a commit; what came
+    /// in before must then be dropped, under every generation that is known *after* this call, with [`forget`](Shards::forget).
+    pub(crate) fn note_written(&self, hashes: impl Iterator<Item = u64>) {
         let now = self.clock.fetch_add(1, Ordering::AcqRel) + 1;
-        for Written { hash, keys } in written {
+        for hash in hashes {
             let Some(shard) = self.shard(hash) else { return };
             let mut last_writes = shard.lock();
             let last = &mut last_writes[stripe(hash)];
             *last = now.max(*last);
-            keys.iter().for_each(|key| shard.cache.invalidate(key.as_slice()));
+        }
+    }
+
+    /// Drops an entry.
+    pub(crate) fn forget(&self, key: &[u8], hash: u64) {
+        if let Some(shard) = self.shard(hash) {
+            shard.cache.invalidate(key);
         }
     }
 
@@ -287,7 +282,8 @@ mod tests {
     }
 
     fn write(hot: &Shards, key: &[u8]) {
-        hot.invalidate(std::iter::once(Written { hash: test_hash(key), keys: &[key.to_vec()] }));
+        hot.note_written([test_hash(key)].into_iter());
+        hot.forget(key, test_hash(key));
     }
 
     #[test]

@@ -27,7 +27,7 @@
 //!     ttl_s: Some(3600),
 //!     n: None,
 //!     element_key: None,
-//!     features: vec![FeatureConfig { name: "points".into(), data_type: FeatureType::I64 }],
+//!     features: vec![FeatureConfig::new("points", FeatureType::I64)],
 //! };
 //!
 //! // Build: sorted rows become a generation in a folder of its own. No store is needed for that.
@@ -112,5 +112,7 @@ pub use metrics::describe_metrics;
 pub use plan::{FeatureRef, Plan};
 pub use publish::Published;
 pub use store::Store;
-pub use view::{FeatureConfig, FeatureType, MAX_FEATURES, MAX_N, MAX_NAME_BYTES, TenantId, ViewConfig, ViewKind};
+pub use view::{
+    FeatureConfig, FeatureType, MAX_FEATURES, MAX_FORMER_NAMES, MAX_N, MAX_NAME_BYTES, TenantId, ViewConfig, ViewKind,
+};
 pub use writer::{GenerationWriter, MAX_ROW_BYTES, WriterLimits};

@@ -15,7 +15,6 @@ use rocksdb::WriteBatch;
 
 use crate::batch::NO_GENERATION;
 use crate::delta::{Change, Delta};
-use crate::hot::Written as HotWritten;
 use crate::key::{self, GenerationId, LIVE_PREFIX_BYTES, MAX_ENTITY_BYTES};
 use crate::live_filter::LiveFilter;
 use crate::plan::{View, find_view};
@@ -179,7 +178,14 @@ pub(crate) fn write(inner: &Inner, writes: &[Write<'_>], now_ms: i64) -> Result<
         return Err(Error::FixRequest(message));
     }
     let writing = inner.live.write_shared();
-    let mut gathering = Gathering { inner, now_ms, batch: WriteBatch::default(), touched: Vec::new(), operand: Vec::new(), written: Written::default() };
+    let mut gathering = Gathering {
+        inner,
+        now_ms,
+        batch: WriteBatch::default(),
+        touched: Vec::new(),
+        operand: Vec::new(),
+        written: Written::default(),
+    };
     for write in writes {
         gathering.add(write)?;
     }
@@ -215,24 +221,24 @@ impl Touched {
     }
 }
 
-/// Drops what the hot tier knew of the entities, under every generation that a fetch can ask for. The table is read after the commit: a generation
-/// that comes later is made hot from the database as it is then.
+/// Drops what the hot tier knew of the entities, under every generation that a fetch can ask for. The order matters: what a fetch inserts after
+/// the first step is dropped there; what it inserted before is under a generation that the table names in the second.
 pub(crate) fn tell_hot(inner: &Inner, touched: &[Touched]) {
+    if !inner.hot.is_on() {
+        return;
+    }
+    inner.hot.note_written(touched.iter().map(|touched| touched.hash));
     let table = inner.generations.load();
-    let keys: Vec<Vec<Vec<u8>>> = touched
-        .iter()
-        .map(|Touched { view, tenant, entity, .. }| {
-            let stored = table.pair(*view, *tenant).into_iter().flat_map(|pair| pair.readable());
-            let key = |generation| {
-                let mut key = GenerationId { view: *view, tenant: *tenant, generation }.prefix().to_vec();
-                key::push_entity(&mut key, entity.as_bytes());
-                key
-            };
-            stored.chain([NO_GENERATION]).map(key).collect()
-        })
-        .collect();
-    let written = touched.iter().zip(&keys).map(|(touched, keys)| HotWritten { hash: touched.hash, keys });
-    inner.hot.invalidate(written);
+    let mut key = Vec::new();
+    for Touched { view, tenant, entity, hash } in touched {
+        let stored = table.pair(*view, *tenant).into_iter().flat_map(|pair| pair.readable());
+        for generation in stored.chain([NO_GENERATION]) {
+            key.clear();
+            key.extend_from_slice(&GenerationId { view: *view, tenant: *tenant, generation }.prefix());
+            key::push_entity(&mut key, entity.as_bytes());
+            inner.hot.forget(&key, *hash);
+        }
+    }
 }
 
 /// A write while it is being checked and encoded.

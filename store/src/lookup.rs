@@ -105,10 +105,13 @@ fn read_misses<'a>(
     let fills = reading.hot.is_on();
     let mut entries = Vec::with_capacity(if fills { misses.len() } else { 0 });
     for &position in misses {
-        let rows = Rows {
-            base: base.next_if(|(at, _)| *at == position).and_then(|(_, row)| row),
-            live: live.next_if(|(at, _)| *at == position).and_then(|(_, changes)| changes),
-        };
+        let base = base.next_if(|(at, _)| *at == position);
+        let live = live.next_if(|(at, _)| *at == position);
+        if base.is_none() && live.is_none() {
+            // Nothing is published and nothing written: known without a read, so not worth a place in the hot tier.
+            continue;
+        }
+        let rows = Rows { base: base.and_then(|(_, row)| row), live: live.and_then(|(_, changes)| changes) };
         stats.bytes_read += rows.bytes() as u64;
         let view = &plan.views[position / batch.unique].view;
         let combined = rows.combine(view, batch.generation(position));
@@ -127,11 +130,7 @@ fn read_misses<'a>(
     Ok(())
 }
 
-fn read_live<'a>(
-    batch: &Batch<'_, '_>,
-    reading: &Reading<'a>,
-    positions: &[usize],
-) -> Result<Vec<Read<'a>>, Error> {
+fn read_live<'a>(batch: &Batch<'_, '_>, reading: &Reading<'a>, positions: &[usize]) -> Result<Vec<Read<'a>>, Error> {
     if positions.is_empty() {
         return Ok(Vec::new());
     }

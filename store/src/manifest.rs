@@ -69,7 +69,8 @@ pub struct StoredSchema {
     pub n: Option<u32>,
     /// `last_n` only: the feature that identifies an element.
     pub element_key: Option<String>,
-    /// Names and types, in the order of the layout.
+    /// Names and types, in the order of the layout. Former names are as the declaration had them: with them a declaration from before a
+    /// renaming finds the feature too.
     pub features: Vec<FeatureConfig>,
 }
 
@@ -85,6 +86,19 @@ pub struct ManifestFile {
     pub entities: u64,
     /// CRC-32 of its bytes.
     pub crc32: u32,
+}
+
+impl StoredSchema {
+    /// The schema of rows that are written now.
+    pub(crate) fn of(view: &ViewConfig, fingerprint: u32) -> StoredSchema {
+        StoredSchema {
+            fingerprint,
+            kind: view.kind,
+            n: view.n,
+            element_key: view.element_key.clone(),
+            features: view.features.clone(),
+        }
+    }
 }
 
 impl Manifest {
@@ -109,13 +123,7 @@ impl Manifest {
             beyond_n_dropped: 0,
             event_time_min_ms: i64::MAX,
             event_time_max_ms: i64::MIN,
-            schema: StoredSchema {
-                fingerprint,
-                kind: view.kind,
-                n: view.n,
-                element_key: view.element_key.clone(),
-                features: view.features.clone(),
-            },
+            schema: StoredSchema::of(view, fingerprint),
             files: Vec::new(),
             checksum: 0,
         }

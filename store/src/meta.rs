@@ -12,10 +12,10 @@ use crate::Error;
 use crate::erasure::{Erasure, ErasureRecord};
 use crate::generation::{Generation, Generations, Pair};
 use crate::live::StoredSchemas;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, StoredSchema};
 use crate::plan::View;
 use crate::schema;
-use crate::view::{FeatureConfig, TenantId};
+use crate::view::TenantId;
 use crate::warm::Warm;
 
 const FORMAT: u32 = 1;
@@ -109,20 +109,21 @@ impl MetaRecord {
 pub(crate) struct SchemaRecord {
     pub(crate) view: String,
     pub(crate) view_id: u16,
-    pub(crate) features: Vec<FeatureConfig>,
+    pub(crate) schema: StoredSchema,
 }
 
 impl SchemaRecord {
     fn of(view: &View) -> SchemaRecord {
         let config = &view.config;
-        SchemaRecord { view: config.name.clone(), view_id: config.id, features: config.features.clone() }
+        let schema = StoredSchema::of(config, view.schema.fingerprint);
+        SchemaRecord { view: config.name.clone(), view_id: config.id, schema }
     }
 
     fn decode(found_key: &[u8], bytes: &[u8]) -> Result<(u32, SchemaRecord), String> {
         let (view, fingerprint) = numbers(found_key)?;
         let name = format!("the schema record {fingerprint:08x} of view id {view}");
         let record: SchemaRecord = read(bytes, &name)?;
-        if schema::fingerprint(&record.features) != fingerprint || record.view_id != view {
+        if schema::fingerprint(&record.schema.features) != fingerprint || record.view_id != view {
             return Err(format!("{name} holds another schema"));
         }
         Ok((fingerprint, record))
@@ -251,11 +252,11 @@ pub(crate) fn recover_schemas(
             continue;
         }
         let Some(view) = view else { continue };
-        if let Some(reason) = schema::changed_type(&record.features, &view.config.features) {
+        if let Some(reason) = schema::cannot_serve(&record.schema, &view.config) {
             let key = format!("view {}", view.config.name);
             return Err(Error::config(key, "a declaration that stored live rows contradict", reason));
         }
-        view.know(&record.features);
+        view.know(&record.schema.features);
     }
     for view in views {
         let fingerprint = view.schema.fingerprint;

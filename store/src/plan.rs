@@ -90,12 +90,8 @@ pub(crate) struct PlannedView {
 
 impl PlannedView {
     fn new(view: &Arc<View>, features: TypedFeatures) -> PlannedView {
-        let declared = Arc::new(project(&view.schema, &features));
-        PlannedView {
-            view: Arc::clone(view),
-            features,
-            projections: Arc::new(ArcSwap::from_pointee(vec![declared])),
-        }
+        let declared = Arc::new(project(view, &view.schema, &features));
+        PlannedView { view: Arc::clone(view), features, projections: Arc::new(ArcSwap::from_pointee(vec![declared])) }
     }
 
     pub(crate) fn projections(&self) -> Arc<Vec<Arc<Projection>>> {
@@ -105,7 +101,7 @@ impl PlannedView {
     /// Learns to read rows of a schema; false when the view has none of that fingerprint.
     pub(crate) fn learn(&self, fingerprint: u32) -> bool {
         let Some(schema) = self.view.schema_of(fingerprint) else { return false };
-        let projection = Arc::new(project(&schema, &self.features));
+        let projection = Arc::new(project(&self.view, &schema, &self.features));
         self.projections.rcu(|known| {
             let mut known = Vec::clone(known);
             known.push(Arc::clone(&projection));
@@ -115,8 +111,9 @@ impl PlannedView {
     }
 }
 
-fn project(schema: &RowSchema, features: &TypedFeatures) -> Projection {
-    Projection::new(schema, features.iter().map(|(name, _)| name.as_str()))
+/// Where the wanted features lie in rows of `stored`.
+fn project(view: &View, stored: &RowSchema, features: &TypedFeatures) -> Projection {
+    Projection::new(stored, &view.schema, features.iter().map(|(name, _)| name.as_str()))
 }
 
 impl Plan {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rocksdb::WriteBatch;
 
 use crate::Error;
+use crate::combine::Published;
 use crate::delta::Delta;
 use crate::elements::Elements;
 use crate::generation::Generation;
@@ -53,9 +54,8 @@ pub(crate) fn prune(inner: &Inner, view: &View, generations: &[Arc<Generation>])
                 shown.push(Shown::read(&snapshot, view, generation, live_key)?);
             }
             let before = delta.changes.len();
-            let covered = |time: i64, element: &[u8]| {
-                time <= covered_ms && shown.iter().all(|shown| shown.covers(time, element))
-            };
+            let covered =
+                |time: i64, element: &[u8]| time <= covered_ms && shown.iter().all(|shown| shown.covers(time, element));
             delta.changes.retain(|change| !covered(change.event_time_ms, change.element));
             if delta.cleared_ms <= covered_ms && shown.iter().all(|shown| shown.is_after(delta.cleared_ms)) {
                 delta.forget_clearing();
@@ -118,12 +118,10 @@ impl Shown {
 fn elements(view: &View, generation: &Generation, value: &[u8]) -> Result<Vec<(Vec<u8>, i64)>, Damaged> {
     match view.config.kind {
         ViewKind::Latest => Ok(vec![(Vec::new(), event_time_ms(value)?)]),
-        ViewKind::LastN => Elements::new(value)?
-            .map(|row| {
-                let row = row?;
-                let element = generation.schema.element_key(&view.config, row)?;
-                Ok((element.into_owned(), event_time_ms(row)?))
-            })
-            .collect(),
+        ViewKind::LastN => {
+            let published = Published::new(view, Some(generation));
+            let element = |row| Ok((published.element_key(row)?.into_owned(), event_time_ms(row)?));
+            Elements::new(value)?.map(|row| element(row?)).collect()
+        }
     }
 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::files;
 use crate::carry::carry;
+use crate::files;
 use crate::generation::{Generation, Pair};
 use crate::manifest::{Manifest, ManifestFile};
 use crate::meta::MetaRecord;
@@ -75,12 +75,6 @@ pub(crate) fn publish(inner: &Inner, dir: &Path) -> Result<Published, Error> {
             return Ok(Published::new(old, None, true));
         }
         check_succession(old, &manifest)?;
-        for stored in old.generations() {
-            if let Some(reason) = schema::changed_type(&stored.schema.features, &manifest.schema.features) {
-                let reason = format!("against generation {}: {reason}", stored.generation);
-                return Err(Error::refused(dir, reason));
-            }
-        }
     }
     link(inner, &manifest, dir)?;
 
@@ -92,7 +86,7 @@ pub(crate) fn publish(inner: &Inner, dir: &Path) -> Result<Published, Error> {
     if let Some(pair) = &before {
         swap(inner, Pair { incoming: Some(live.manifest.generation), ..pair.clone() });
     }
-    let carried = carry(inner, &view, before.as_ref().map(|pair| &*pair.live), &live)?;
+    let carried = before.as_ref().map(|pair| carry(inner, &view, &pair.live, &live));
     let (previous, retired) = before.map_or((None, None), |pair| (Some(pair.live), pair.previous));
     let previous_manifest = previous.as_ref().map(|generation| generation.manifest.clone());
     let record = MetaRecord::new(live.manifest.clone(), previous_manifest, old.as_ref());
@@ -103,7 +97,9 @@ pub(crate) fn publish(inner: &Inner, dir: &Path) -> Result<Published, Error> {
     }
     let generations: Vec<_> = [&live].into_iter().chain(&previous).map(Arc::clone).collect();
     swap(inner, Pair { live, previous, incoming: None });
-    carried.forget_old(inner);
+    if let Some(carried) = carried {
+        carried.forget_old(inner);
+    }
     let dropped = retired.as_ref().map(|retired| retired.manifest.generation);
     if let Some(retired) = retired {
         retired.retire();
@@ -144,7 +140,7 @@ pub(crate) fn rollback(inner: &Inner, tenant: TenantId, view: &str) -> Result<Pu
     let pair = before.pair(id, tenant).cloned();
     let Some(Pair { live, previous: Some(previous), .. }) = pair else { return Err(nothing("previous")) };
     let view_of = find_view(&inner.views, view)?;
-    let carried = carry(inner, view_of, Some(&live), &previous)?;
+    let carried = carry(inner, view_of, &live, &previous);
     record.write(&inner.warm)?;
     swap(inner, Pair { live: previous, previous: Some(live), incoming: None });
     carried.forget_old(inner);

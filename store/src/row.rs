@@ -78,11 +78,9 @@ pub(crate) fn event_time_ms(row: &[u8]) -> Result<i64, Damaged> {
 }
 
 impl RowSchema {
-    /// The value that identifies an element of a `last_n` view, read from a row of this schema: the bytes that [`RowColumns::element_key`]
-    /// made of it.
-    pub(crate) fn element_key<'a>(&self, view: &ViewConfig, row: &'a [u8]) -> Result<Cow<'a, [u8]>, Damaged> {
-        let feature = view.element_key.as_deref().and_then(|name| self.index_of(name));
-        let feature = feature.ok_or(Damaged("its schema has no element key"))?;
+    /// The value that identifies an element of a `last_n` view, read from a row of this schema, whose feature number `feature` it is: the
+    /// bytes that [`RowColumns::element_key`] made of it.
+    pub(crate) fn element_key<'a>(&self, feature: usize, row: &'a [u8]) -> Result<Cow<'a, [u8]>, Damaged> {
         let slot = &self.slots[feature];
         if row.first_chunk::<4>() != Some(&self.fingerprint.to_le_bytes()) || row.len() < self.variable_start {
             return Err(Damaged("an element is not of its schema"));
@@ -90,9 +88,14 @@ impl RowSchema {
         if row[ROW_HEADER_BYTES + slot.bit / 8] >> (slot.bit % 8) & 1 == 0 {
             return Err(Damaged("an element key is null"));
         }
-        Ok(match self.features[feature].data_type {
-            FeatureType::I32 => Cow::Owned((i32::from_le_bytes(fixed(row, slot.offset)) ^ i32::MIN).to_be_bytes().to_vec()),
-            FeatureType::I64 => Cow::Owned((i64::from_le_bytes(fixed(row, slot.offset)) ^ i64::MIN).to_be_bytes().to_vec()),
+        let ordered = |number: i64| {
+            let mut bytes = Vec::with_capacity(8);
+            push_ordered(number, &mut bytes);
+            Cow::Owned(bytes)
+        };
+        Ok(match slot.data_type {
+            FeatureType::I32 => ordered(i64::from(i32::from_le_bytes(fixed(row, slot.offset)))),
+            FeatureType::I64 => ordered(i64::from_le_bytes(fixed(row, slot.offset))),
             _ => Cow::Borrowed(variable(row, self.variable_start, slot)?),
         })
     }
@@ -161,16 +164,13 @@ impl<'a> RowColumns<'a> {
         )
     }
 
-    /// The value that identifies an element, as bytes that compare as the values do; `None` when it is null.
+    /// The value that identifies an element, as bytes that compare as the values do; `None` when it is null. An i32 has the bytes of the
+    /// same i64, so that an element stays itself when its key is widened.
     pub(crate) fn element_key(&self, feature: usize, row: usize, out: &mut Vec<u8>) -> Option<()> {
         match &self.0[feature] {
             Column::Utf8(a) if a.is_valid(row) => out.extend_from_slice(a.value(row).as_bytes()),
-            Column::I32(a) if a.is_valid(row) => {
-                out.extend_from_slice(&(a.value(row) ^ i32::MIN).to_be_bytes());
-            }
-            Column::I64(a) if a.is_valid(row) => {
-                out.extend_from_slice(&(a.value(row) ^ i64::MIN).to_be_bytes());
-            }
+            Column::I32(a) if a.is_valid(row) => push_ordered(i64::from(a.value(row)), out),
+            Column::I64(a) if a.is_valid(row) => push_ordered(a.value(row), out),
             _ => return None,
         }
         Some(())
@@ -224,6 +224,11 @@ impl<'a> RowColumns<'a> {
     }
 }
 
+/// Eight bytes that compare as the numbers do.
+fn push_ordered(number: i64, out: &mut Vec<u8>) {
+    out.extend_from_slice(&(number ^ i64::MIN).to_be_bytes());
+}
+
 fn put<const N: usize>(out: &mut [u8], at: usize, valid: bool, value: impl Fn() -> [u8; N]) -> bool {
     if valid {
         out[at..at + N].copy_from_slice(&value());
@@ -242,81 +247,21 @@ fn put_end(out: &mut [u8], start: usize, at: usize, schema: &RowSchema) -> Resul
 mod tests {
     use super::*;
     use crate::columns::column;
-    use crate::test_rows;
+    use crate::test_rows::{self, TYPES, batch, encode_all};
     use crate::view::FeatureConfig;
-    use arrow::array::{ArrayRef, Float32Builder, ListBuilder};
     use proptest::prelude::*;
-    use std::sync::Arc;
-
-    const TYPES: [FeatureType; 8] = [
-        FeatureType::Utf8,
-        FeatureType::Bool,
-        FeatureType::ListF32,
-        FeatureType::I32,
-        FeatureType::F64,
-        FeatureType::I64,
-        FeatureType::Timestamp,
-        FeatureType::F32,
-    ];
 
     /// A view with the features that `picks` choose, in that order.
     fn view(picks: &[usize]) -> ViewConfig {
         let features = picks.iter().enumerate();
         ViewConfig {
-            features: features
-                .map(|(index, pick)| FeatureConfig { name: format!("f{index}"), data_type: TYPES[*pick] })
-                .collect(),
+            features: features.map(|(index, pick)| FeatureConfig::new(format!("f{index}"), TYPES[*pick])).collect(),
             ..test_rows::view()
         }
     }
 
-    /// A batch whose values follow from `seeds`, one row each; a seed divisible by three is null.
-    fn batch(view: &ViewConfig, seeds: &[Vec<u64>]) -> RecordBatch {
-        let mut columns: Vec<ArrayRef> = vec![
-            Arc::new(StringArray::from_iter_values(seeds.iter().map(|_| "e"))),
-            Arc::new(
-                TimestampMillisecondArray::from_iter_values(seeds.iter().map(|row| row[0] as i64)).with_timezone("UTC"),
-            ),
-        ];
-        for (index, feature) in view.features.iter().enumerate() {
-            let some = seeds.iter().map(|row| row[index]).map(|seed| (seed % 3 != 0).then_some(seed));
-            columns.push(match feature.data_type {
-                FeatureType::Bool => Arc::new(some.map(|s| s.map(|s| s % 2 == 0)).collect::<BooleanArray>()),
-                FeatureType::I32 => Arc::new(some.map(|s| s.map(|s| s as i32)).collect::<Int32Array>()),
-                FeatureType::I64 => Arc::new(some.map(|s| s.map(|s| s as i64)).collect::<Int64Array>()),
-                FeatureType::F32 => Arc::new(some.map(|s| s.map(|s| s as f32)).collect::<Float32Array>()),
-                FeatureType::F64 => Arc::new(some.map(|s| s.map(|s| s as f64)).collect::<Float64Array>()),
-                FeatureType::Utf8 => {
-                    Arc::new(some.map(|s| s.map(|s| "é用x".repeat(s as usize % 5))).collect::<StringArray>())
-                }
-                FeatureType::Timestamp => {
-                    let times: TimestampMillisecondArray = some.map(|s| s.map(|s| s as i64)).collect();
-                    Arc::new(times.with_timezone("UTC"))
-                }
-                FeatureType::ListF32 => {
-                    let mut lists = ListBuilder::new(Float32Builder::new());
-                    some.for_each(|s| lists.append_option(s.map(|s| (0..s % 4).map(move |i| Some((s + i) as f32)))));
-                    Arc::new(lists.finish())
-                }
-            });
-        }
-        RecordBatch::try_new(view.arrow_schema(), columns).unwrap()
-    }
-
-    fn encode_all(view: &ViewConfig, batch: &RecordBatch, schema: &RowSchema) -> Vec<Vec<u8>> {
-        let columns = RowColumns::new(batch, schema);
-        let times = batch.column(1).as_primitive::<arrow::datatypes::TimestampMillisecondType>();
-        let encode = |row| {
-            let mut bytes = Vec::new();
-            columns.encode(schema, times.value(row), row, &mut bytes).unwrap();
-            bytes
-        };
-        assert_eq!(view.features.len(), schema.features.len());
-        (0..batch.num_rows()).map(encode).collect()
-    }
-
     fn projection(view: &ViewConfig, schema: &RowSchema) -> Projection {
-        Projection::new(schema, view.features.iter().map(|feature| feature.name.as_str()))
+        Projection::new(schema, schema, view.features.iter().map(|feature| feature.name.as_str()))
     }
 
     fn rows() -> impl Strategy<Value = (Vec<usize>, Vec<Vec<u64>>)> {
@@ -332,7 +277,7 @@ mod tests {
             let view = view(&picks);
             let schema = RowSchema::new(&view.features);
             let batch = batch(&view, &seeds);
-            let encoded = encode_all(&view, &batch, &schema);
+            let encoded = encode_all(&batch, &schema);
             let projection = projection(&view, &schema);
             let rows: Vec<_> = encoded.iter().map(|bytes| Some(Row::new(bytes, &projection).unwrap())).collect();
             for (row, seed) in rows.iter().zip(&seeds) {
@@ -351,7 +296,7 @@ mod tests {
             let view = view(&picks);
             let schema = RowSchema::new(&view.features);
             let projection = projection(&view, &schema);
-            let mut bytes = encode_all(&view, &batch(&view, &seeds), &schema).swap_remove(0);
+            let mut bytes = encode_all(&batch(&view, &seeds), &schema).swap_remove(0);
             let whole = bytes.len();
             bytes.truncate(cut.max(1));
             let length = bytes.len();
@@ -368,10 +313,27 @@ mod tests {
     }
 
     #[test]
+    fn an_element_is_itself_at_any_width_of_its_key() {
+        let numbers = [i32::MIN, -1, 0, 1, i32::MAX];
+        let narrow = Int32Array::from(numbers.to_vec());
+        let wide = Int64Array::from_iter_values(numbers.map(i64::from));
+        let columns = RowColumns(vec![Column::I32(&narrow), Column::I64(&wide)]);
+        let key = |feature, row| {
+            let mut bytes = Vec::new();
+            columns.element_key(feature, row, &mut bytes).unwrap();
+            bytes
+        };
+        for row in 0..numbers.len() {
+            assert_eq!(key(0, row), key(1, row));
+            assert!(row == 0 || key(0, row - 1) < key(0, row), "keys are in another order than numbers");
+        }
+    }
+
+    #[test]
     fn a_row_of_another_schema_is_refused() {
         let (one, other) = (view(&[0]), view(&[1]));
         let schema = RowSchema::new(&one.features);
-        let bytes = encode_all(&one, &batch(&one, &[vec![1]]), &schema).swap_remove(0);
+        let bytes = encode_all(&batch(&one, &[vec![1]]), &schema).swap_remove(0);
         let wrong = projection(&other, &RowSchema::new(&other.features));
         assert_eq!(Row::new(&bytes, &wrong).err(), Some(Damaged("its schema fingerprint is not the expected one")));
         assert!(Row::new(b"", &wrong).is_err());
@@ -381,7 +343,7 @@ mod tests {
     fn a_text_that_is_cut_within_a_character_is_an_error() {
         let view = view(&[0]);
         let schema = RowSchema::new(&view.features);
-        let mut bytes = encode_all(&view, &batch(&view, &[vec![4]]), &schema).swap_remove(0);
+        let mut bytes = encode_all(&batch(&view, &[vec![4]]), &schema).swap_remove(0);
         let last = bytes.len() - 3;
         bytes[last] = 0xFF;
         let projection = projection(&view, &schema);

@@ -1,11 +1,16 @@
-//! A smallest view with rows for it, for the unit tests that need a store with something in it.
+//! What several unit tests need: a smallest view with a store that has something in it, and rows of every type, encoded without a store.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
-use arrow::datatypes::Int64Type;
+use arrow::array::{
+    ArrayRef, AsArray, BooleanArray, Float32Array, Float32Builder, Float64Array, Int32Array, Int64Array, ListBuilder,
+    RecordBatch, StringArray, TimestampMillisecondArray,
+};
+use arrow::datatypes::{Int64Type, TimestampMillisecondType};
 
+use crate::row::RowColumns;
+use crate::schema::RowSchema;
 use crate::{
     EntityRef, FeatureConfig, FeatureRef, FeatureType, GenerationWriter, Published, Store, TenantId, ViewConfig,
     ViewKind, WriterLimits,
@@ -22,7 +27,7 @@ pub(crate) fn view() -> ViewConfig {
         ttl_s: None,
         n: None,
         element_key: None,
-        features: vec![FeatureConfig { name: "points".into(), data_type: FeatureType::I64 }],
+        features: vec![FeatureConfig::new("points", FeatureType::I64)],
     }
 }
 
@@ -55,4 +60,61 @@ pub(crate) fn points(store: &Store, tenant: u32) -> Vec<i64> {
     let asked = ["ada", "bob"].map(|entity| EntityRef { tenant: TenantId(tenant), entity });
     let fetched = store.fetch(&plan, &asked, 0).unwrap();
     fetched.views[0].columns[0].as_primitive::<Int64Type>().values().to_vec()
+}
+
+/// Every type a feature may have.
+pub(crate) const TYPES: [FeatureType; 8] = [
+    FeatureType::Utf8,
+    FeatureType::Bool,
+    FeatureType::ListF32,
+    FeatureType::I32,
+    FeatureType::F64,
+    FeatureType::I64,
+    FeatureType::Timestamp,
+    FeatureType::F32,
+];
+
+/// A batch whose values follow from `seeds`, one row each; a seed divisible by three is null.
+pub(crate) fn batch(view: &ViewConfig, seeds: &[Vec<u64>]) -> RecordBatch {
+    let mut columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(seeds.iter().map(|_| "e"))),
+        Arc::new(
+            TimestampMillisecondArray::from_iter_values(seeds.iter().map(|row| row[0] as i64)).with_timezone("UTC"),
+        ),
+    ];
+    for (index, feature) in view.features.iter().enumerate() {
+        let some = seeds.iter().map(|row| row[index]).map(|seed| (seed % 3 != 0).then_some(seed));
+        columns.push(match feature.data_type {
+            FeatureType::Bool => Arc::new(some.map(|s| s.map(|s| s % 2 == 0)).collect::<BooleanArray>()),
+            FeatureType::I32 => Arc::new(some.map(|s| s.map(|s| s as i32)).collect::<Int32Array>()),
+            FeatureType::I64 => Arc::new(some.map(|s| s.map(|s| s as i64)).collect::<Int64Array>()),
+            FeatureType::F32 => Arc::new(some.map(|s| s.map(|s| s as f32)).collect::<Float32Array>()),
+            FeatureType::F64 => Arc::new(some.map(|s| s.map(|s| s as f64)).collect::<Float64Array>()),
+            FeatureType::Utf8 => {
+                Arc::new(some.map(|s| s.map(|s| "é用x".repeat(s as usize % 5))).collect::<StringArray>())
+            }
+            FeatureType::Timestamp => {
+                let times: TimestampMillisecondArray = some.map(|s| s.map(|s| s as i64)).collect();
+                Arc::new(times.with_timezone("UTC"))
+            }
+            FeatureType::ListF32 => {
+                let mut lists = ListBuilder::new(Float32Builder::new());
+                some.for_each(|s| lists.append_option(s.map(|s| (0..s % 4).map(move |i| Some((s + i) as f32)))));
+                Arc::new(lists.finish())
+            }
+        });
+    }
+    RecordBatch::try_new(view.arrow_schema(), columns).unwrap()
+}
+
+/// The rows of a batch, one by one.
+pub(crate) fn encode_all(batch: &RecordBatch, schema: &RowSchema) -> Vec<Vec<u8>> {
+    let columns = RowColumns::new(batch, schema);
+    let times = batch.column(1).as_primitive::<TimestampMillisecondType>();
+    let encode = |row| {
+        let mut bytes = Vec::new();
+        columns.encode(schema, times.value(row), row, &mut bytes).unwrap();
+        bytes
+    };
+    (0..batch.num_rows()).map(encode).collect()
 }

@@ -12,6 +12,8 @@ use crate::Error;
 
 /// Most features one view may declare.
 pub const MAX_FEATURES: usize = 1024;
+/// Most former names one feature may declare.
+pub const MAX_FORMER_NAMES: usize = 16;
 /// Longest name of a view or feature, in bytes.
 pub const MAX_NAME_BYTES: usize = 128;
 /// Largest `n` of a `last_n` view.
@@ -102,9 +104,20 @@ pub(crate) fn timestamp_type() -> DataType {
 pub struct FeatureConfig {
     /// Unique within the view; the name of the column in snapshots.
     pub name: String,
-    /// The feature's type. It can never change while rows of the old type are kept: a changed meaning wants a new name.
+    /// The feature's type. While rows of another type are kept it may only widen, i32 to i64 or f64 and f32 to f64: a changed meaning
+    /// wants a new name.
     #[serde(rename = "type")]
     pub data_type: FeatureType,
+    /// What the feature was called before, the latest first. Rows and snapshots that know it only by such a name are read all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former_names: Vec<String>,
+}
+
+impl FeatureConfig {
+    /// A feature that has always had this name.
+    pub fn new(name: impl Into<String>, data_type: FeatureType) -> FeatureConfig {
+        FeatureConfig { name: name.into(), data_type, former_names: Vec::new() }
+    }
 }
 
 /// One declared view (`[[view]]` in the configuration).
@@ -177,19 +190,34 @@ impl ViewConfig {
             let found = format!("{} features", self.features.len());
             return Err(Error::config(at("features"), found, allowed));
         }
-        let mut columns = HashSet::from([self.entity_key.as_str()]);
-        if !columns.insert(&self.event_time) {
+        self.validate_names()?;
+        self.validate_kind()
+    }
+
+    /// No name may mean two things, former names included: rows are still kept under them.
+    fn validate_names(&self) -> Result<(), Error> {
+        let at = |setting: &str| format!("view {}: {setting}", self.name);
+        let mut taken = HashSet::from([self.entity_key.as_str()]);
+        if !taken.insert(&self.event_time) {
             let allowed = "must be another column than entity_key";
             return Err(Error::config(at("event_time"), &self.event_time, allowed));
         }
         for feature in &self.features {
-            check_name(&at("feature name"), &feature.name)?;
-            if !columns.insert(&feature.name) {
-                let allowed = "must be unique among the features, entity_key and event_time";
-                return Err(Error::config(at("feature name"), &feature.name, allowed));
+            if feature.former_names.len() > MAX_FORMER_NAMES {
+                let found = format!("{} names", feature.former_names.len());
+                let allowed = format!("a feature has at most {MAX_FORMER_NAMES} former names");
+                return Err(Error::config(at(&format!("former_names of {}", feature.name)), found, allowed));
+            }
+            let former = feature.former_names.iter().map(|name| ("former_names", name));
+            for (setting, name) in std::iter::once(("feature name", &feature.name)).chain(former) {
+                check_name(&at(setting), name)?;
+                if !taken.insert(name) {
+                    let allowed = "must be unique among the features, their former names, entity_key and event_time";
+                    return Err(Error::config(at(setting), name, allowed));
+                }
             }
         }
-        self.validate_kind()
+        Ok(())
     }
 
     fn validate_kind(&self) -> Result<(), Error> {
@@ -303,6 +331,17 @@ mod tests {
     }
 
     #[test]
+    fn former_names_are_left_out_where_there_are_none() {
+        let mut view = orders();
+        assert!(!serde_json::to_string(&view).unwrap().contains("former_names"));
+        view.features[1].former_names = vec!["amount".into(), "sum".into()];
+        view.validate().unwrap();
+        let written = serde_json::to_string(&view).unwrap();
+        assert!(written.contains(r#"{"name":"total","type":"f64","former_names":["amount","sum"]}"#), "{written}");
+        assert_eq!(serde_json::from_str::<ViewConfig>(&written).unwrap(), view);
+    }
+
+    #[test]
     fn mistakes_are_named() {
         let check = |change: fn(&mut ViewConfig), expected: &str| {
             let mut view = orders();
@@ -320,6 +359,21 @@ mod tests {
         check(|v| v.features[1].name = "user_id".into(), "must be unique");
         check(|v| v.features[1].name = "a:b".into(), "\"a:b\"");
         check(|v| v.event_time = "user_id".into(), "event_time");
+        let unique = "must be unique among the features, their former names, entity_key and event_time";
+        for taken in ["total", "order_id", "v", "user_id", "updated_at"] {
+            let mut view = orders();
+            view.features[1].former_names = vec!["sum".into(), taken.into()];
+            let message = view.validate().unwrap_err().to_string();
+            // The name that comes second is the one that is named: a feature's own after another's former one.
+            let setting = if taken == "v" { "feature name" } else { "former_names" };
+            assert_eq!(message, format!("view orders: {setting} = {taken}: {unique}"));
+        }
+        check(|v| v.features[1].former_names = vec!["a".into(), "a".into()], "former_names = a: must be unique");
+        check(|v| v.features[1].former_names = vec!["a:b".into()], "former_names = \"a:b\": must be 1 to 128");
+        check(
+            |v| v.features[1].former_names = (0..17).map(|n| format!("total{n}")).collect(),
+            "view orders: former_names of total = 17 names: a feature has at most 16 former names",
+        );
         let twice = validate_views(&[orders(), orders()]).unwrap_err();
         assert!(twice.to_string().contains("unique"));
     }

@@ -36,7 +36,12 @@ pub(crate) struct Row {
 }
 
 pub(crate) fn feature(name: &str, data_type: FeatureType) -> FeatureConfig {
-    FeatureConfig { name: name.to_string(), data_type }
+    FeatureConfig::new(name, data_type)
+}
+
+/// A feature that was called otherwise before.
+pub(crate) fn renamed(name: &str, data_type: FeatureType, former_names: &[&str]) -> FeatureConfig {
+    FeatureConfig { former_names: former_names.iter().map(ToString::to_string).collect(), ..feature(name, data_type) }
 }
 
 /// A `latest` view with a feature of every type and a time to live of 30 s.
