@@ -77,7 +77,6 @@ pub struct GenerationWriter {
     /// Set while a call is under way, so that a writer whose call failed is not used on.
     broken: bool,
     key: Vec<u8>,
-    value: Vec<u8>,
 }
 
 struct OpenSst {
@@ -125,7 +124,6 @@ impl GenerationWriter {
             group: Group::new(view),
             broken: false,
             key: Vec::new(),
-            value: Vec::new(),
         })
     }
 
@@ -222,15 +220,11 @@ impl GenerationWriter {
         if self.group.is_empty() {
             return Ok(());
         }
-        self.value.clear();
-        let merged = self.group.finish(&mut self.value);
-        if self.value.len() > self.limits.max_row_bytes {
-            return Err(Error::FixInput(format!(
-                "entity {:?}: a value of {} bytes, max_row_bytes is {}",
-                self.entity,
-                self.value.len(),
-                self.limits.max_row_bytes
-            )));
+        let (value, merged) = self.group.finish();
+        if value.len() > self.limits.max_row_bytes {
+            let (entity, bytes, allowed) = (&self.entity, value.len(), self.limits.max_row_bytes);
+            let message = format!("entity {entity:?}: a value of {bytes} bytes, max_row_bytes is {allowed}");
+            return Err(Error::FixInput(message));
         }
         let counts = &mut self.manifest;
         counts.entities += 1;
@@ -247,7 +241,8 @@ impl GenerationWriter {
             Some(sst) => sst,
             None => self.sst.insert(OpenSst::create(&self.dir, self.manifest.files.len() + 1)?),
         };
-        sst.writer.put(&self.key, &self.value).map_err(|error| warm::disk("write", &sst.path)(error))?;
+        sst.writer.put(&self.key, value).map_err(|error| warm::disk("write", &sst.path)(error))?;
+        self.group.clear();
         sst.entities += 1;
         if sst.writer.file_size() >= self.limits.file_mib << 20 {
             self.close_file()?;
