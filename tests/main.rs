@@ -14,6 +14,7 @@ mod model_parity;
 mod overload;
 mod sample_shop;
 mod schema_evolution;
+mod store_cold;
 mod store_recovery;
 mod store_tiers;
 mod tenancy;

@@ -3,6 +3,7 @@
 //! of view id yields them sorted.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::generation::{Generation, Generations};
 use crate::key::{self, GenerationId, MAX_ENTITY_BYTES, PREFIX_BYTES};
@@ -42,7 +43,7 @@ pub(crate) struct Batch<'g, 'e> {
 pub(crate) struct Run<'g> {
     pub(crate) entities: Range<usize>,
     /// The live generation of each view of the plan.
-    pub(crate) generations: Vec<Option<&'g Generation>>,
+    pub(crate) generations: Vec<Option<&'g Arc<Generation>>>,
 }
 
 impl<'g, 'e> Batch<'g, 'e> {
@@ -112,7 +113,7 @@ impl<'g, 'e> Batch<'g, 'e> {
     }
 
     /// The generation that a position reads, and the entity's place among the distinct ones.
-    pub(crate) fn generation(&self, position: usize) -> Option<&'g Generation> {
+    pub(crate) fn generation(&self, position: usize) -> Option<&'g Arc<Generation>> {
         let (view, entity) = (position / self.unique, position % self.unique);
         let run = self.runs.partition_point(|run| run.entities.end <= entity);
         self.runs[run].generations[view]

@@ -7,7 +7,7 @@ use crate::Error;
 use crate::generation::Generation;
 use crate::hot::{Entry, Filling};
 use crate::key::{self, GenerationId, PREFIX_BYTES};
-use crate::lookup::{Rows, damaged_row};
+use crate::lookup::{Rows, Value, damaged_row};
 use crate::plan::View;
 use crate::store::Inner;
 
@@ -45,8 +45,18 @@ fn carry_chunk(inner: &Inner, view: &View, keys: &[Arc<Box<[u8]>>], to: &Generat
             true => snapshot.read_live(&[&key::live_key(&new_key)])?.pop().flatten(),
             false => None,
         };
-        let combined = Rows { base, live }.combine(view, Some(to));
-        let value = combined.map_err(|damaged| damaged_row(&snapshot, view, damaged))?;
+        let rows = Rows { base: base.map(Value::Pinned), live: live.map(Value::Pinned) };
+        let damaged = |damaged| damaged_row(&snapshot, view, damaged);
+        // What lies cold is not waited for; it becomes hot when it is asked for.
+        let entity = key::read_entity(&new_key[PREFIX_BYTES..]).unwrap_or_default();
+        if rows.base.is_none()
+            && to.cold_part(&entity).is_some()
+            && !rows.need_no_snapshot(view, to).map_err(damaged)?
+        {
+            continue;
+        }
+        let combined = rows.combine(view, Some(to));
+        let value = combined.map_err(damaged)?;
         entries.push(Entry { key: new_key.into(), hash, found: value.as_deref().map(Arc::from) });
     }
     inner.hot.insert_all(Filling { read_at, entries });

@@ -66,6 +66,15 @@ pub(crate) fn combine<'a>(
     }
 }
 
+/// True when the live change stands whatever row the generation has: it is newer than all of them, and than the snapshot itself. Only of a
+/// `latest` view, whose rows are not added up.
+pub(crate) fn need_no_snapshot(view: &ViewConfig, generation: &Generation, delta: &[u8]) -> Result<bool, Damaged> {
+    let manifest = &generation.manifest;
+    let newest_ms = manifest.as_of_ms.max(manifest.event_time_max_ms);
+    let newer = |change: &Change<'_>| change.event_time_ms > newest_ms;
+    Ok(view.kind == ViewKind::Latest && Delta::decode(delta)?.changes.first().is_some_and(newer))
+}
+
 fn latest<'a>(
     snapshot: Published<'_>,
     base: Option<&'a [u8]>,

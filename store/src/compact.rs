@@ -6,18 +6,27 @@
 //! top of the one it changes; the next start compacts it before anything is counted.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use rocksdb::WriteBatch;
 
 use crate::Error;
+use crate::cold::ColdPart;
+use crate::cold_scan::ColdRow;
+use crate::cold_writer::ColdWriter;
 use crate::delta::Delta;
 use crate::elements::{self, Elements};
 use crate::erasure::{Erasure, ErasureRecord};
+use crate::files;
+use crate::generation::{Generation, Pair};
 use crate::key::{self, GenerationId, MAX_ENTITY_BYTES, PREFIX_BYTES};
 use crate::live::{Touched, read_key, tell_hot};
+use crate::manifest::ManifestFile;
 use crate::meta::{self, MetaRecord};
 use crate::plan::View;
+use crate::publish;
 use crate::row::{Damaged, event_time_ms};
 use crate::store::Inner;
 use crate::view::{TenantId, ViewKind};
@@ -55,6 +64,7 @@ pub(crate) fn erase(inner: &Inner, tenant: TenantId, entity: &str, now_ms: i64) 
     }
     let touched: Vec<_> = inner.views.iter().map(|view| Touched::new(view.config.id, tenant, entity)).collect();
     tell_hot(inner, &touched);
+    inner.cold.active.forget(tenant, entity);
     Ok(())
 }
 
@@ -73,6 +83,7 @@ pub(crate) fn compact_erased(inner: &Inner) -> Result<Compacted, Error> {
             }
         }
     }
+    compact_cold(inner, &mut compacted)?;
     // The log still holds what was written live; it goes when everything in it has reached a file.
     inner.warm.flush()?;
     Ok(compacted)
@@ -168,15 +179,128 @@ fn find_erased(
         let erased_ms = entity.and_then(|entity| inner.erasures.erased_ms(id.tenant, &entity));
         let Some(erased_ms) = erased_ms else { continue };
         let damaged = |damaged: Damaged| Error::damaged(inner.warm.path(), format!("a row: {}", damaged.0));
-        let left = match view.config.kind {
-            ViewKind::Latest => (event_time_ms(&value).map_err(damaged)? > erased_ms).then(|| value.to_vec()),
-            ViewKind::LastN => newer(&value, erased_ms).map_err(damaged)?,
-        };
+        let left = left(view, &value, erased_ms).map_err(damaged)?;
         if left.as_deref() != Some(&*value) {
             erased.insert(base_key, left);
         }
     }
     Ok(erased)
+}
+
+/// Rewrites the cold files that hold erased entities: a new file is written beside the old one, the record names it, and then the old one goes
+/// with its last reader.
+fn compact_cold(inner: &Inner, compacted: &mut Compacted) -> Result<(), Error> {
+    for view in &inner.views {
+        for tenant in inner.generations.load().tenants(view.config.id) {
+            if !inner.erasures.has(tenant) {
+                continue;
+            }
+            let Some(pair) = inner.generations.load().pair(view.config.id, tenant).cloned() else { continue };
+            let live = compact_cold_of(inner, view, &pair.live, compacted)?;
+            let previous = pair.previous.as_ref().map(|previous| compact_cold_of(inner, view, previous, compacted));
+            publish::swap(inner, Pair { live, previous: previous.transpose()?, incoming: None });
+        }
+    }
+    Ok(())
+}
+
+/// The generation as it is afterwards: itself, where none of its files had to be rewritten.
+fn compact_cold_of(
+    inner: &Inner,
+    view: &View,
+    generation: &Arc<Generation>,
+    compacted: &mut Compacted,
+) -> Result<Arc<Generation>, Error> {
+    let manifest = &generation.manifest;
+    let mut described = Vec::with_capacity(generation.cold.len());
+    let mut old = Vec::new();
+    for part in &generation.cold {
+        match rewrite_cold(inner, view, generation, part, compacted)? {
+            None => described.push(part.described.clone()),
+            Some(rewritten) => {
+                described.extend(rewritten);
+                old.push(part);
+            }
+        }
+    }
+    if old.is_empty() {
+        return Ok(Arc::clone(generation));
+    }
+    let Some(mut record) = MetaRecord::read(&inner.warm, view.config.id, manifest.tenant)? else {
+        return Ok(Arc::clone(generation));
+    };
+    let parts = inner.cold_folder.open_parts(manifest, &described)?;
+    record.rewritten_cold.insert(manifest.generation, described);
+    record.write(&inner.warm)?;
+    old.iter().for_each(|part| part.retire());
+    compacted.files += old.len() as u64;
+    Ok(Generation::new(manifest.clone(), parts, &inner.warm))
+}
+
+/// Writes a cold file anew without what is erased; `Some(None)` when nothing is left of it, `None` when nothing in it is erased.
+fn rewrite_cold(
+    inner: &Inner,
+    view: &View,
+    generation: &Generation,
+    part: &ColdPart,
+    compacted: &mut Compacted,
+) -> Result<Option<Option<ManifestFile>>, Error> {
+    let tenant = generation.manifest.tenant;
+    let erased_of = |row: &ColdRow| {
+        let erased_ms = inner.erasures.erased_ms(tenant, &row.entity)?;
+        Some(left(view, &row.value, erased_ms))
+    };
+    let damaged = |damaged: Damaged| Error::damaged(part.file.path(), format!("the row of an entity: {}", damaged.0));
+    let mut changes = false;
+    for row in part.file.scan() {
+        let row = row?;
+        if let Some(left) = erased_of(&row) {
+            changes |= left.map_err(damaged)?.as_deref() != Some(&*row.value);
+        }
+    }
+    if !changes {
+        return Ok(None);
+    }
+    let name = next_name(&part.described.name);
+    let path = inner.cold_folder.place(&generation.manifest, &name);
+    let mut writer = ColdWriter::create(&path)?;
+    let mut entities = 0u64;
+    for row in part.file.scan() {
+        let row = row?;
+        let kept = match erased_of(&row) {
+            None => Some(row.value.to_vec()),
+            Some(left) => left.map_err(damaged)?,
+        };
+        compacted.rows += u64::from(kept.as_deref() != Some(&*row.value));
+        if let Some(value) = kept {
+            writer.append(&row.entity, row.event_time_ms, &value)?;
+            entities += 1;
+        }
+    }
+    if entities == 0 {
+        drop(writer);
+        fs::remove_file(&path).map_err(Error::disk("delete", &path))?;
+        return Ok(Some(None));
+    }
+    writer.finish()?;
+    let (bytes, crc32) = files::sync_and_sum(&path)?;
+    path.parent().map_or(Ok(()), files::sync_dir)?;
+    Ok(Some(Some(ManifestFile { name, bytes, entities, crc32 })))
+}
+
+/// The name of a file that is rewritten: `000001.parquet`, `000001-1.parquet`, `000001-2.parquet`.
+fn next_name(name: &str) -> String {
+    let stem = name.strip_suffix(".parquet").unwrap_or(name);
+    let (number, times) = stem.split_once('-').unwrap_or((stem, "0"));
+    format!("{number}-{}.parquet", times.parse::<u32>().unwrap_or(0) + 1)
+}
+
+/// What an erasure leaves of a value.
+fn left(view: &View, value: &[u8], erased_ms: i64) -> Result<Left, Damaged> {
+    match view.config.kind {
+        ViewKind::Latest => Ok((event_time_ms(value)? > erased_ms).then(|| value.to_vec())),
+        ViewKind::LastN => newer(value, erased_ms),
+    }
 }
 
 /// The elements of a history that are newer than an erasure.

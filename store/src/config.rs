@@ -28,6 +28,14 @@ pub struct StoreConfig {
     pub live_buffer_mib: u64,
     /// Threads that share the reads of a large batch whose rows are not in RAM.
     pub read_threads: usize,
+    /// The folder of the cold tier's Parquet files; it may lie on a slow disk of its own. One store has it.
+    pub cold_path: PathBuf,
+    /// How long a fetch waits for the cold tier, in milliseconds. What comes later is hot for the next fetch.
+    pub cold_budget_ms: u64,
+    /// Threads that read the cold tier, and nothing else.
+    pub cold_threads: usize,
+    /// Most reads that wait for those threads; one read is of up to eight keys.
+    pub cold_queue: usize,
     /// Most keys (entities times views) one fetch may ask for.
     pub max_fetch_keys: usize,
 }
@@ -43,6 +51,10 @@ impl Default for StoreConfig {
             live_filter_mib: 8,
             live_buffer_mib: 64,
             read_threads: 4,
+            cold_path: PathBuf::from("data/cold"),
+            cold_budget_ms: 25,
+            cold_threads: 2,
+            cold_queue: 1024,
             max_fetch_keys: 131_072,
         }
     }
@@ -66,6 +78,13 @@ impl StoreConfig {
         }
         within("hot_capacity_mib", self.hot_capacity_mib, 0, 1 << 20)?;
         within("hot_shards", self.hot_shards as u64, 1, 1024)?;
+        if self.cold_path.as_os_str().is_empty() || self.cold_path == self.path {
+            let allowed = "must name a folder of its own";
+            return Err(Error::config("store.cold_path", self.cold_path.display(), allowed));
+        }
+        within("cold_budget_ms", self.cold_budget_ms, 0, 60_000)?;
+        within("cold_threads", self.cold_threads as u64, 1, 256)?;
+        within("cold_queue", self.cold_queue as u64, 1, 1 << 20)?;
         if let Some(requests) = self.hot_capacity_requests {
             within("hot_capacity_requests", requests, 0, 1 << 40)?;
         }

@@ -106,7 +106,7 @@ fn decode_through(
     for run in &batch.runs {
         let generation = run.generations[index].map_or(NO_GENERATION, |g| g.manifest.generation);
         for position in run.entities.clone() {
-            let FoundRow { value, tier } = &found[position];
+            let FoundRow { value, tier, in_time } = &found[position];
             let erased_ms = moment.erased.get(position).copied().flatten();
             let start = visible.len();
             let newest = match value {
@@ -120,6 +120,7 @@ fn decode_through(
                 time if erased_ms.is_some_and(|erased_ms| time.is_none_or(|time| time <= erased_ms)) => {
                     (Status::Erased, Tier::None, 0)
                 }
+                None if !in_time => (Status::NotInTime, *tier, 0),
                 Some(event_time_ms) => (Status::Expired, *tier, event_time_ms),
                 None => (Status::NotFound, *tier, 0),
             };

@@ -17,7 +17,8 @@ pub enum Status {
     Expired,
     /// The entity was erased on its user's request, and nothing is known of it since.
     Erased,
-    /// The cold tier did not answer within its time; when it does, the row becomes hot.
+    /// The cold tier did not answer within its time; when it does, the row becomes hot. Also where a cold file could not be read: the log
+    /// and `larder_store_cold_errors_total` say so.
     NotInTime,
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 use crate::Error;
+use crate::manifest::ManifestFile;
 
 /// Writes `bytes` to `path` so that after a crash the file is either absent (or the old one) or whole.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Error> {
@@ -46,6 +47,25 @@ pub(crate) fn link_and_sum(from: &Path, to: &Path) -> Result<(u64, u32), Error> 
         copy().map_err(Error::disk("copy", from))?;
     }
     sync_and_sum(to)
+}
+
+/// Links one file of a generation to where it is to stay, and checks that it is the one described.
+pub(crate) fn link_checked(from: &Path, to: &Path, described: &ManifestFile) -> Result<(), Error> {
+    if !from.exists() {
+        return Err(Error::refused(from, "the manifest names it and it is not there"));
+    }
+    let (bytes, crc32) = link_and_sum(from, to)?;
+    if bytes != described.bytes {
+        let expected = described.bytes;
+        let reason = format!("{bytes} bytes, the manifest says {expected}: it is cut short or was replaced");
+        return Err(Error::refused(from, reason));
+    }
+    if crc32 != described.crc32 {
+        let expected = described.crc32;
+        let reason = format!("checksum {crc32:08x}, the manifest says {expected:08x}: its content was changed");
+        return Err(Error::refused(from, reason));
+    }
+    Ok(())
 }
 
 /// True for a name that stays inside its folder.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::cold::ColdPart;
 use crate::manifest::{Manifest, StoredSchema};
 use crate::metrics;
 use crate::schema::RowSchema;
@@ -16,22 +17,32 @@ use crate::warm::Warm;
 pub(crate) struct Generation {
     pub(crate) manifest: Manifest,
     pub(crate) schema: RowSchema,
+    /// The files of its cold entities, in order.
+    pub(crate) cold: Vec<Arc<ColdPart>>,
     retired: AtomicBool,
     warm: Arc<Warm>,
 }
 
 impl Generation {
-    pub(crate) fn new(manifest: Manifest, warm: &Arc<Warm>) -> Arc<Generation> {
+    pub(crate) fn new(manifest: Manifest, cold: Vec<Arc<ColdPart>>, warm: &Arc<Warm>) -> Arc<Generation> {
         Arc::new(Generation {
             schema: RowSchema::new(&manifest.schema.features),
             manifest,
+            cold,
             retired: AtomicBool::new(false),
             warm: Arc::clone(warm),
         })
     }
 
-    /// Marks the generation as no longer named by meta.
+    /// The cold file that may hold an entity.
+    pub(crate) fn cold_part(&self, entity: &str) -> Option<&Arc<ColdPart>> {
+        let index = self.cold.partition_point(|part| part.file.last_key() < entity.as_bytes());
+        self.cold.get(index).filter(|part| part.may_contain(entity))
+    }
+
+    /// Marks the generation, with its files, as no longer named by meta.
     pub(crate) fn retire(&self) {
+        self.cold.iter().for_each(|part| part.retire());
         self.retired.store(true, Ordering::Release);
     }
 }
@@ -81,8 +92,8 @@ impl Generations {
         self.0.get(&(view, tenant))
     }
 
-    pub(crate) fn live(&self, view: u16, tenant: TenantId) -> Option<&Generation> {
-        self.pair(view, tenant).map(|pair| &*pair.live)
+    pub(crate) fn live(&self, view: u16, tenant: TenantId) -> Option<&Arc<Generation>> {
+        self.pair(view, tenant).map(|pair| &pair.live)
     }
 
     /// The tenants that have a generation of a view.
@@ -139,10 +150,14 @@ pub struct GenerationInfo {
     pub rows: u64,
     /// Entities stored.
     pub entities: u64,
-    /// Bytes of its SST files.
+    /// Of these, entities placed in the cold tier.
+    pub cold_entities: u64,
+    /// Bytes of its files, of both tiers.
     pub bytes: u64,
     /// Number of its SST files.
     pub files: usize,
+    /// Number of its Parquet files in the cold tier.
+    pub cold_files: usize,
     /// Least event time stored.
     pub event_time_min_ms: i64,
     /// Greatest event time stored.
@@ -161,8 +176,10 @@ impl GenerationInfo {
             as_of_ms: manifest.as_of_ms,
             rows: manifest.rows,
             entities: manifest.entities,
+            cold_entities: manifest.entities - manifest.warm_entities(),
             bytes: manifest.bytes(),
             files: manifest.files.len(),
+            cold_files: manifest.cold.len(),
             event_time_min_ms: manifest.event_time_min_ms,
             event_time_max_ms: manifest.event_time_max_ms,
             schema: manifest.schema.clone(),

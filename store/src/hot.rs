@@ -62,6 +62,11 @@ impl Hot {
         Ok(Hot { shards, filler })
     }
 
+    /// The caches themselves, for threads that put rows in when they arrive.
+    pub(crate) fn shards(&self) -> Arc<Shards> {
+        Arc::clone(&self.shards)
+    }
+
     /// The present time of the tier's clock, to be read before the database is.
     pub(crate) fn clock(&self) -> Clock {
         self.shards.clock()

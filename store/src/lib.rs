@@ -1,10 +1,11 @@
 //! Larder's store: typed features of many tenants, kept in the process that uses them, read for a whole batch at once.
 //!
 //! Rows come in as *generations*: a [`GenerationWriter`] turns sorted rows into a folder of files, [`Store::publish`] links them in and
-//! swaps them live, all or nothing. [`Store::fetch`] answers from two tiers, rows of the last requests in RAM and RocksDB below, with one
-//! sorted read for all keys that RAM does not hold, and returns Arrow columns aligned with the request.
+//! swaps them live, all or nothing. [`Store::write`] adds rows one by one, durable and visible at once. [`Store::fetch`] answers from three
+//! tiers, rows of the last requests in RAM, RocksDB below, and Parquet files on a slow disk for what is rarely asked for, with one sorted
+//! read for all keys that RAM does not hold, and returns Arrow columns aligned with the request.
 //!
-//! The crate is synchronous and knows no runtime, no network and no model. It does not read Parquet; the ingest crate does.
+//! The crate is synchronous and knows no runtime, no network and no model. It does not read other people's Parquet; the ingest crate does.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -70,10 +71,24 @@ mod hot;
 mod fill;
 mod readers;
 mod warm;
+mod cold;
+mod cold_lookup;
+mod active;
 mod live;
 mod live_filter;
 mod delta;
 mod combine;
+mod cold_pool;
+mod cold_call;
+mod cold_queue;
+mod cold_file;
+mod cold_scan;
+mod cold_tail;
+mod cold_directory;
+mod cold_page;
+mod cold_format;
+mod cold_layout;
+mod cold_writer;
 mod decode;
 mod columns;
 mod fetched;
@@ -86,6 +101,7 @@ mod erasure;
 mod compact;
 mod manifest;
 mod writer;
+mod placement;
 mod merge;
 mod key;
 mod schema;
@@ -94,6 +110,8 @@ mod elements;
 mod files;
 mod metrics;
 mod error;
+#[cfg(test)]
+mod cold_test_files;
 #[cfg(test)]
 mod test_rows;
 
@@ -109,6 +127,7 @@ pub use live::{MAX_AHEAD_MS, MAX_WRITE_BYTES, MAX_WRITE_ROWS, Write, WriteKind, 
 pub use lookup::MAX_FETCH_BYTES;
 pub use manifest::{MANIFEST_FILE, Manifest, ManifestFile, StoredSchema};
 pub use metrics::describe_metrics;
+pub use placement::Placement;
 pub use plan::{FeatureRef, Plan};
 pub use publish::Published;
 pub use store::Store;

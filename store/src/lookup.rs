@@ -1,11 +1,13 @@
 //! Finding the rows of a batch: the hot tier first; for what it does not know one read of the base family, one of the live family for the few
-//! keys that have live rows, and both combined.
+//! keys that have live rows, and both combined; for what is in neither and may be cold, the cold tier within its time.
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::Error;
 use crate::batch::Batch;
+use crate::cold_lookup::{ColdKey, ColdRow, ColdTier};
 use crate::combine::{self, Published};
 use crate::fetched::{FetchStats, Tier};
 use crate::generation::Generation;
@@ -46,16 +48,21 @@ impl Deref for Value<'_> {
 pub(crate) struct FoundRow<'db> {
     pub(crate) value: Option<Value<'db>>,
     pub(crate) tier: Tier,
+    /// False when the cold tier did not answer in time, so that nothing is known.
+    pub(crate) in_time: bool,
 }
 
-/// Where a fetch looks: the tiers as they were at one moment. Made in the order of the fields, because each may only be as old as the one
-/// before: see [`Store::fetch`](crate::Store::fetch).
+/// Where a fetch looks: the tiers as they were at one moment. The first three were taken in this order, because each may only be as old as the
+/// one before: see [`Store::fetch`](crate::Store::fetch).
 pub(crate) struct Reading<'a> {
     pub(crate) read_at: Clock,
     pub(crate) filter: &'a LiveFilter,
     pub(crate) snapshot: &'a Snapshot<'a>,
     pub(crate) hot: &'a Hot,
     pub(crate) readers: &'a Readers,
+    pub(crate) cold: &'a ColdTier,
+    /// Until when the cold tier is waited for.
+    pub(crate) deadline: Instant,
 }
 
 /// Looks every key of the batch up once; the outcome is in the order of positions. What the database answers, absence included, is handed
@@ -66,13 +73,14 @@ pub(crate) fn look_up<'a>(
     reading: &Reading<'a>,
     stats: &mut FetchStats,
 ) -> Result<Vec<FoundRow<'a>>, Error> {
-    let mut found: Vec<_> = (0..batch.len()).map(|_| FoundRow { value: None, tier: Tier::None }).collect();
+    let mut found: Vec<_> =
+        (0..batch.len()).map(|_| FoundRow { value: None, tier: Tier::None, in_time: true }).collect();
     let mut misses = Vec::new();
     for position in batch.sorted_positions(plan) {
         match reading.hot.get(batch.key(position), batch.hash(position)) {
             Some(Some(row)) => {
                 stats.hot_hits += 1;
-                found[position] = FoundRow { value: Some(Value::Shared(row)), tier: Tier::Hot };
+                found[position] = FoundRow { value: Some(Value::Shared(row)), tier: Tier::Hot, in_time: true };
             }
             Some(None) => stats.hot_negatives += 1,
             None => misses.push(position),
@@ -82,7 +90,7 @@ pub(crate) fn look_up<'a>(
         read_misses(plan, batch, reading, &misses, &mut found, stats)?;
     }
     stats.unique_keys = batch.len() as u64;
-    stats.not_found = stats.unique_keys - stats.hot_hits - stats.warm_hits;
+    stats.not_found = stats.unique_keys - stats.hot_hits - stats.warm_hits - stats.cold_hits - stats.not_in_time;
     Ok(found)
 }
 
@@ -104,6 +112,7 @@ fn read_misses<'a>(
 
     let fills = reading.hot.is_on();
     let mut entries = Vec::with_capacity(if fills { misses.len() } else { 0 });
+    let mut cold = Vec::new();
     for &position in misses {
         let base = base.next_if(|(at, _)| *at == position);
         let live = live.next_if(|(at, _)| *at == position);
@@ -111,11 +120,31 @@ fn read_misses<'a>(
             // Nothing is published and nothing written: known without a read, so not worth a place in the hot tier.
             continue;
         }
-        let rows = Rows { base: base.and_then(|(_, row)| row), live: live.and_then(|(_, changes)| changes) };
+        let rows = Rows {
+            base: base.and_then(|(_, row)| row).map(Value::Pinned),
+            live: live.and_then(|(_, changes)| changes).map(Value::Pinned),
+        };
         stats.bytes_read += rows.bytes() as u64;
         let view = &plan.views[position / batch.unique].view;
-        let combined = rows.combine(view, batch.generation(position));
-        let mut value = combined.map_err(|damaged| damaged_row(reading.snapshot, view, damaged))?;
+        let generation = batch.generation(position);
+        let damaged = |damaged| damaged_row(reading.snapshot, view, damaged);
+        if let Some(generation) = generation.filter(|generation| rows.base.is_none() && !generation.cold.is_empty()) {
+            let entity = batch.entities[position % batch.unique].entity;
+            let somewhere = generation.cold_part(entity).is_some();
+            if somewhere && !rows.need_no_snapshot(view, generation).map_err(damaged)? {
+                cold.push(ColdKey {
+                    position,
+                    entity: entity.into(),
+                    base_key: batch.key(position).into(),
+                    hash: batch.hash(position),
+                    view: Arc::clone(view),
+                    generation: Arc::clone(generation),
+                    live: rows.live.as_deref().map(Box::from),
+                });
+                continue;
+            }
+        }
+        let mut value = rows.combine(view, generation.map(|generation| &**generation)).map_err(damaged)?;
         if fills {
             let row: Option<Arc<[u8]>> = value.as_deref().map(Arc::from);
             entries.push(Entry { key: batch.key(position).into(), hash: batch.hash(position), found: row.clone() });
@@ -123,7 +152,22 @@ fn read_misses<'a>(
         }
         if value.is_some() {
             stats.warm_hits += 1;
-            found[position] = FoundRow { value, tier: Tier::Warm };
+            found[position] = FoundRow { value, tier: Tier::Warm, in_time: true };
+        }
+    }
+    if !cold.is_empty() {
+        let (rows, arrived) = reading.cold.look_up(cold, reading.read_at, reading.deadline, stats);
+        entries.extend(arrived);
+        for (position, row) in rows {
+            let in_time = matches!(row, ColdRow::Found(_));
+            stats.not_in_time += u64::from(!in_time);
+            let value = match row {
+                ColdRow::Found(found) => found.map(Value::Shared),
+                ColdRow::NotInTime => None,
+            };
+            let tier = if value.is_some() { Tier::Cold } else { Tier::None };
+            stats.cold_hits += u64::from(value.is_some());
+            found[position] = FoundRow { value, tier, in_time };
         }
     }
     reading.hot.fill(Filling { read_at: reading.read_at, entries });
@@ -138,10 +182,12 @@ fn read_live<'a>(batch: &Batch<'_, '_>, reading: &Reading<'a>, positions: &[usiz
     reading.snapshot.read_live(&keys.iter().map(Vec::as_slice).collect::<Vec<_>>())
 }
 
-/// What the database holds about one entity.
+/// What is stored about one entity.
 pub(crate) struct Rows<'db> {
-    pub(crate) base: Read<'db>,
-    pub(crate) live: Read<'db>,
+    /// By its generation.
+    pub(crate) base: Option<Value<'db>>,
+    /// By what was written live.
+    pub(crate) live: Option<Value<'db>>,
 }
 
 impl<'db> Rows<'db> {
@@ -149,10 +195,15 @@ impl<'db> Rows<'db> {
         [&self.base, &self.live].into_iter().flatten().map(|bytes| bytes.len()).sum()
     }
 
+    /// True when the live rows stand whatever the generation holds.
+    pub(crate) fn need_no_snapshot(&self, view: &View, generation: &Generation) -> Result<bool, Damaged> {
+        self.live.as_deref().map_or(Ok(false), |live| combine::need_no_snapshot(&view.config, generation, live))
+    }
+
     /// The value that stands. Almost always there are no live rows, and it stays where it lies.
     pub(crate) fn combine(self, view: &View, generation: Option<&Generation>) -> Result<Option<Value<'db>>, Damaged> {
         let Some(live) = self.live else {
-            return Ok(self.base.map(Value::Pinned));
+            return Ok(self.base);
         };
         let combined = combine::combine(&view.config, Published::new(view, generation), self.base.as_deref(), &live)?;
         Ok(combined.map(|value| Value::Owned(value.into_owned())))

@@ -53,6 +53,9 @@ pub struct Manifest {
     pub schema: StoredSchema,
     /// The SST files, in key order.
     pub files: Vec<ManifestFile>,
+    /// The Parquet files of the entities that are placed in the cold tier, in order of their entities.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cold: Vec<ManifestFile>,
     /// CRC-32 of this description with this field 0, so that an edited or half-copied manifest is noticed.
     pub checksum: u32,
 }
@@ -74,7 +77,7 @@ pub struct StoredSchema {
     pub features: Vec<FeatureConfig>,
 }
 
-/// One SST file of a generation.
+/// One file of a generation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ManifestFile {
@@ -82,7 +85,7 @@ pub struct ManifestFile {
     pub name: String,
     /// Its length in bytes.
     pub bytes: u64,
-    /// The keys in it.
+    /// The entities in it.
     pub entities: u64,
     /// CRC-32 of its bytes.
     pub crc32: u32,
@@ -125,13 +128,14 @@ impl Manifest {
             event_time_max_ms: i64::MIN,
             schema: StoredSchema::of(view, fingerprint),
             files: Vec::new(),
+            cold: Vec::new(),
             checksum: 0,
         }
     }
 
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.bytes).sum()
+        self.all_files().map(|file| file.bytes).sum()
     }
 
     pub(crate) fn id(&self) -> GenerationId {
@@ -179,6 +183,15 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// Entities in the SST files.
+    pub(crate) fn warm_entities(&self) -> u64 {
+        self.files.iter().map(|file| file.entities).sum()
+    }
+
+    fn all_files(&self) -> impl Iterator<Item = &ManifestFile> {
+        self.files.iter().chain(&self.cold)
+    }
+
     /// Checks that the manifest is as it was written and does not contradict itself.
     pub(crate) fn check(&self) -> Result<(), String> {
         let computed = self.computed_checksum();
@@ -186,15 +199,15 @@ impl Manifest {
             let found = self.checksum;
             return Err(format!("checksum {found}, its content has {computed}: it was changed"));
         }
-        let entities: u64 = self.files.iter().map(|file| file.entities).sum();
+        let entities = self.warm_entities() + self.cold.iter().map(|file| file.entities).sum::<u64>();
         if entities != self.entities || self.rows < self.entities || self.entities == 0 {
             return Err("its counts contradict each other".to_string());
         }
         let mut names = HashSet::new();
-        if let Some(file) = self.files.iter().find(|file| !names.insert(&file.name)) {
+        if let Some(file) = self.all_files().find(|file| !names.insert(&file.name)) {
             return Err(format!("it names {:?} twice", file.name));
         }
-        match self.files.iter().find(|file| !files::is_plain_name(&file.name)) {
+        match self.all_files().find(|file| !files::is_plain_name(&file.name)) {
             Some(file) => Err(format!("{:?} is not a plain file name", file.name)),
             None => Ok(()),
         }

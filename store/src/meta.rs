@@ -1,18 +1,21 @@
 //! The store's single truth: one record per view and tenant that names its live and its previous generation, one per schema that live rows may
 //! have, one per erased entity. What no record names does not exist; opening a store deletes it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::BuildHasher;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rocksdb::WriteBatch;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::cold::ColdFolder;
 use crate::erasure::{Erasure, ErasureRecord};
 use crate::generation::{Generation, Generations, Pair};
 use crate::live::StoredSchemas;
-use crate::manifest::{Manifest, StoredSchema};
+use crate::manifest::{Manifest, ManifestFile, StoredSchema};
 use crate::plan::View;
 use crate::schema;
 use crate::view::TenantId;
@@ -24,6 +27,7 @@ const FORMAT: u32 = 1;
 const GENERATIONS: u8 = b'g';
 const SCHEMA: u8 = b's';
 const ERASURE: u8 = b'e';
+const NAME: u8 = b'n';
 
 /// The record of one view and tenant. Written whole, in one synced batch: a swap has happened when it is durable and not before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +44,9 @@ pub(crate) struct MetaRecord {
     /// Entities whose rows were taken out of a generation's files after an erasure, by generation.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) erased_entities: BTreeMap<u32, u64>,
+    /// Cold files that were rewritten after an erasure: by generation, all its cold files as they are now.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) rewritten_cold: BTreeMap<u32, Vec<ManifestFile>>,
 }
 
 impl MetaRecord {
@@ -51,7 +58,9 @@ impl MetaRecord {
             *generation == live.generation || previous.as_ref().is_some_and(|kept| kept.generation == *generation)
         };
         erased_entities.retain(|generation, _| kept(generation));
-        MetaRecord { format: FORMAT, live, previous, newest_generation, pruned_to_ms, erased_entities }
+        let mut rewritten_cold = old.map(|old| old.rewritten_cold.clone()).unwrap_or_default();
+        rewritten_cold.retain(|generation, _| kept(generation));
+        MetaRecord { format: FORMAT, live, previous, newest_generation, pruned_to_ms, erased_entities, rewritten_cold }
     }
 
     /// Notes that the files of a generation hold so many entities less.
@@ -59,9 +68,14 @@ impl MetaRecord {
         *self.erased_entities.entry(generation).or_default() += entities;
     }
 
-    /// The entities that a generation's files hold.
+    /// The cold files of a generation.
+    pub(crate) fn cold_files<'a>(&'a self, manifest: &'a Manifest) -> &'a [ManifestFile] {
+        self.rewritten_cold.get(&manifest.generation).unwrap_or(&manifest.cold)
+    }
+
+    /// The entities that a generation's SST files hold.
     fn stored_entities(&self, manifest: &Manifest) -> u64 {
-        manifest.entities.saturating_sub(self.erased_entities.get(&manifest.generation).copied().unwrap_or(0))
+        manifest.warm_entities().saturating_sub(self.erased_entities.get(&manifest.generation).copied().unwrap_or(0))
     }
 
     /// Adds the record to a batch, to be written with what it speaks of.
@@ -137,6 +151,8 @@ pub(crate) struct Records {
     /// With their fingerprints.
     pub(crate) schemas: Vec<(u32, SchemaRecord)>,
     pub(crate) erasures: Vec<(Erasure, ErasureRecord)>,
+    /// The store's own name, drawn when it was made: tells its cold folder from another store's.
+    pub(crate) name: Option<String>,
 }
 
 impl Records {
@@ -158,10 +174,22 @@ impl Records {
                 let erasure = erasure.ok_or_else(|| format!("an erasure record has a key of {} bytes", key.len()))?;
                 self.erasures.push((erasure, read(bytes, "an erasure record")?));
             }
+            Some(&NAME) => self.name = Some(read(bytes, "the store's name")?),
             _ => return Err(format!("a meta record has an unknown key of {} bytes", key.len())),
         }
         Ok(())
     }
+}
+
+/// The store's name, which is drawn when there is none yet.
+pub(crate) fn name(warm: &Warm, records: &Records) -> Result<String, Error> {
+    if let Some(name) = &records.name {
+        return Ok(name.clone());
+    }
+    let drawn = foldhash::quality::RandomState::default();
+    let name = format!("{:016x}", drawn.hash_one(SystemTime::now()));
+    warm.write_meta(&[NAME], &encode(warm, &name)?)?;
+    Ok(name)
 }
 
 /// Makes an erasure durable.
@@ -200,7 +228,12 @@ fn read<T: DeserializeOwned>(bytes: &[u8], name: &str) -> Result<T, String> {
 
 /// Brings a store's records and files into line at the start: drops files that no record names (a publish that was cut short, or a drop
 /// that did not happen), and refuses to go on when a record names files that are not there or rows the declared views cannot read.
-pub(crate) fn recover(warm: &Arc<Warm>, views: &[Arc<View>], records: Vec<MetaRecord>) -> Result<Generations, Error> {
+pub(crate) fn recover(
+    warm: &Arc<Warm>,
+    folder: &ColdFolder,
+    views: &[Arc<View>],
+    records: Vec<MetaRecord>,
+) -> Result<Generations, Error> {
     let named: BTreeSet<_> = records.iter().flat_map(MetaRecord::generations).map(Manifest::id).collect();
     warm.finish_compactions()?;
     let present = warm.base_entities()?;
@@ -208,6 +241,12 @@ pub(crate) fn recover(warm: &Arc<Warm>, views: &[Arc<View>], records: Vec<MetaRe
         tracing::info!(view = id.view, generation = id.generation, "dropping a generation that was never made live");
         warm.drop_generation(*id)?;
     }
+    let place = |record: &MetaRecord, manifest: &Manifest| -> Vec<_> {
+        record.cold_files(manifest).iter().map(|file| folder.place(manifest, &file.name)).collect()
+    };
+    let named_cold: HashSet<_> =
+        records.iter().flat_map(|record| record.generations().flat_map(|manifest| place(record, manifest))).collect();
+    folder.delete_unnamed(&named_cold)?;
     let mut generations = Generations::default();
     for record in records {
         for manifest in record.generations() {
@@ -225,11 +264,12 @@ pub(crate) fn recover(warm: &Arc<Warm>, views: &[Arc<View>], records: Vec<MetaRe
                 view.know(&manifest.schema.features);
             }
         }
-        generations.insert(Pair {
-            live: Generation::new(record.live, warm),
-            previous: record.previous.map(|manifest| Generation::new(manifest, warm)),
-            incoming: None,
-        });
+        let open = |manifest: &Manifest| {
+            let cold = folder.open_parts(manifest, record.cold_files(manifest))?;
+            Ok::<_, Error>(Generation::new(manifest.clone(), cold, warm))
+        };
+        let previous = record.previous.as_ref().map(open).transpose()?;
+        generations.insert(Pair { live: open(&record.live)?, previous, incoming: None });
     }
     Ok(generations)
 }

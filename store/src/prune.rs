@@ -15,6 +15,7 @@ use crate::delta::Delta;
 use crate::elements::Elements;
 use crate::generation::Generation;
 use crate::key::{self, GenerationId, PREFIX_BYTES};
+use crate::live::read_key;
 use crate::lookup::damaged_row;
 use crate::meta::MetaRecord;
 use crate::plan::View;
@@ -47,6 +48,11 @@ pub(crate) fn prune(inner: &Inner, view: &View, generations: &[Arc<Generation>])
         for (live_key, value) in &chunk {
             let mut delta = Delta::decode(value).map_err(damaged)?;
             if delta.changes.iter().all(|change| change.event_time_ms > covered_ms) && delta.cleared_ms > covered_ms {
+                continue;
+            }
+            let entity = read_key(live_key).map(|(_, _, entity)| entity).unwrap_or_default();
+            if generations.iter().any(|generation| generation.cold_part(&entity).is_some()) {
+                // What its cold row says is not worth a slow read; it goes when the entity is placed warm.
                 continue;
             }
             let mut shown = Vec::with_capacity(generations.len());

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::carry::carry;
+use crate::cold::ColdPart;
 use crate::files;
 use crate::generation::{Generation, Pair};
 use crate::manifest::{Manifest, ManifestFile};
@@ -80,7 +81,12 @@ pub(crate) fn publish(inner: &Inner, dir: &Path) -> Result<Published, Error> {
 
     let view = Arc::clone(find_view(&inner.views, &manifest.view)?);
     view.know(&manifest.schema.features);
-    let live = Generation::new(manifest, &inner.warm);
+    let cold = bring_in_cold(inner, &manifest, dir).inspect_err(|_| {
+        if let Err(error) = inner.warm.drop_generation(manifest.id()) {
+            tracing::warn!(%error, "linked files not dropped, they go at the next start");
+        }
+    })?;
+    let live = Generation::new(manifest, cold, &inner.warm);
     let before = pair_of(inner, &live);
     // From here on live writes know of the new generation, so what becomes hot of it is never stale.
     if let Some(pair) = &before {
@@ -113,6 +119,14 @@ pub(crate) fn publish(inner: &Inner, dir: &Path) -> Result<Published, Error> {
     }
     metrics::record_publish();
     Ok(Published::new(&record, dropped, false))
+}
+
+fn bring_in_cold(inner: &Inner, manifest: &Manifest, dir: &Path) -> Result<Vec<Arc<ColdPart>>, Error> {
+    if manifest.cold.is_empty() {
+        return Ok(Vec::new());
+    }
+    inner.cold_folder.claim(&inner.name)?;
+    inner.cold_folder.bring_in(manifest, dir)
 }
 
 fn pair_of(inner: &Inner, generation: &Generation) -> Option<Pair> {
@@ -158,7 +172,7 @@ pub(crate) fn clear_staging(store: &Path) -> Result<(), Error> {
 }
 
 /// One new table for all readers. Under the publish lock, so no change is lost between load and store.
-fn swap(inner: &Inner, pair: Pair) {
+pub(crate) fn swap(inner: &Inner, pair: Pair) {
     let mut table = (*inner.generations.load_full()).clone();
     table.insert(pair);
     inner.generations.store(Arc::new(table));
@@ -226,19 +240,8 @@ fn link(inner: &Inner, manifest: &Manifest, dir: &Path) -> Result<(), Error> {
 
 fn stage(manifest: &Manifest, dir: &Path, staging: &Path) -> Result<Vec<PathBuf>, Error> {
     let stage = |file: &ManifestFile| {
-        let (from, to) = (dir.join(&file.name), staging.join(&file.name));
-        if !from.exists() {
-            return Err(Error::refused(&from, "the manifest names it and it is not there"));
-        }
-        let (bytes, crc32) = files::link_and_sum(&from, &to)?;
-        if bytes != file.bytes {
-            let reason = format!("{bytes} bytes, the manifest says {}: it is cut short or was replaced", file.bytes);
-            return Err(Error::refused(&from, reason));
-        }
-        if crc32 != file.crc32 {
-            let reason = format!("checksum {crc32:08x}, the manifest says {:08x}: its content was changed", file.crc32);
-            return Err(Error::refused(&from, reason));
-        }
+        let to = staging.join(&file.name);
+        files::link_checked(&dir.join(&file.name), &to, file)?;
         Ok(to)
     };
     manifest.files.iter().map(stage).collect()
@@ -250,13 +253,13 @@ fn check_linked(inner: &Inner, manifest: &Manifest, dir: &Path, before: &HashSet
     linked.retain(|file| !before.contains(&file.name));
     let own = |file: &&BaseFile| file.generation() == Some(manifest.id());
     let found: u64 = linked.iter().filter(own).map(|file| file.entities).sum();
-    if found == manifest.entities && linked.iter().all(|file| own(&file)) {
+    if found == manifest.warm_entities() && linked.iter().all(|file| own(&file)) {
         return Ok(());
     }
     for file in &linked {
         inner.warm.drop_file(file)?;
     }
-    let expected = manifest.entities;
+    let expected = manifest.warm_entities();
     let reason = format!("its files hold {found} entities of this generation, the manifest says {expected}");
     Err(Error::refused(dir, reason))
 }

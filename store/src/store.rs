@@ -4,11 +4,14 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
 use crate::batch::{Batch, EntityRef};
+use crate::cold::ColdFolder;
+use crate::cold_lookup::ColdTier;
+use crate::cold_pool::ColdPool;
 use crate::compact::{self, Compacted};
 use crate::config::StoreConfig;
 use crate::decode::{Moment, decode};
@@ -44,7 +47,12 @@ pub(crate) struct Inner {
     pub(crate) generations: ArcSwap<Generations>,
     pub(crate) erasures: Erasures,
     pub(crate) hot: Hot,
+    pub(crate) cold_folder: ColdFolder,
+    /// See [`meta::name`].
+    pub(crate) name: String,
     readers: Readers,
+    pub(crate) cold: ColdTier,
+    cold_budget: Duration,
     max_fetch_keys: usize,
     /// Held by whoever changes meta.
     changing_meta: Mutex<()>,
@@ -65,16 +73,28 @@ impl Store {
         publish::clear_staging(warm.path())?;
         let views: Vec<_> = views.iter().map(|view| Arc::new(View::new(view))).collect();
         let records = Records::read(&warm)?;
-        let generations = meta::recover(&warm, &views, records.generations)?;
+        let name = meta::name(&warm, &records)?;
+        let cold_folder = ColdFolder::open(&config.cold_path, &name)?;
+        let generations = meta::recover(&warm, &cold_folder, &views, records.generations)?;
         let (live, stored_schemas) = Live::open(&warm, config.live_filter_mib)?;
         meta::recover_schemas(&warm, &views, &records.schemas, &stored_schemas)?;
         let thread = |error| Error::disk("start a thread for", &config.path)(error);
+        let hot = Hot::start(config, views.len()).map_err(thread)?;
+        let cold = ColdTier {
+            pool: ColdPool::start(config.cold_threads, config.cold_queue).map_err(thread)?,
+            hot: hot.shards(),
+            active: Arc::default(),
+        };
         Ok(Store(Arc::new(Inner {
             live,
             generations: ArcSwap::from_pointee(generations),
             erasures: Erasures::new(records.erasures),
-            hot: Hot::start(config, views.len()).map_err(thread)?,
+            hot,
+            cold_folder,
+            name,
             readers: Readers::start(config.read_threads).map_err(std::io::Error::other).map_err(thread)?,
+            cold,
+            cold_budget: Duration::from_millis(config.cold_budget_ms),
             max_fetch_keys: config.max_fetch_keys,
             changing_meta: Mutex::new(()),
             views,
@@ -110,8 +130,9 @@ impl Store {
         let snapshot = inner.warm.snapshot();
         let live = inner.generations.load();
         let batch = Batch::new(plan, entities, &live);
-        let reading =
-            Reading { read_at, filter: &filter, snapshot: &snapshot, hot: &inner.hot, readers: &inner.readers };
+        let deadline = started + inner.cold_budget;
+        let Inner { hot, readers, cold, .. } = inner;
+        let reading = Reading { read_at, filter: &filter, snapshot: &snapshot, hot, readers, cold, deadline };
         let found = look_up(plan, &batch, &reading, &mut stats)?;
         check_bytes(&batch, &found)?;
         let erased = inner.erasures.erased_of(batch.entities.iter().map(|asked| (asked.tenant, asked.entity)));
@@ -237,8 +258,9 @@ mod tests {
         let asked = [EntityRef { tenant: TenantId(1), entity: "ada" }];
         let batch = Batch::new(&plan, &asked, &reading);
         let tier = || {
-            let (hot, readers) = (&store.0.hot, &store.0.readers);
-            let reading = Reading { read_at: hot.clock(), filter: &filter, snapshot: &snapshot, hot, readers };
+            let Inner { hot, readers, cold, .. } = &*store.0;
+            let (read_at, deadline) = (hot.clock(), Instant::now());
+            let reading = Reading { read_at, filter: &filter, snapshot: &snapshot, hot, readers, cold, deadline };
             look_up(&plan, &batch, &reading, &mut FetchStats::default()).unwrap()[0].tier
         };
 

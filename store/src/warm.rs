@@ -224,6 +224,10 @@ impl Warm {
     /// Links SST files into the base family; the originals are gone afterwards. Files that overlap anything present are refused, so no
     /// file can ever shadow another generation's rows. `dir` is where the generation came from, for the message.
     pub(crate) fn ingest(&self, files: Vec<PathBuf>, dir: &Path) -> Result<(), Error> {
+        if files.is_empty() {
+            // All of the generation is cold.
+            return Ok(());
+        }
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
         options.set_allow_global_seqno(false);

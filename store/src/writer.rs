@@ -1,4 +1,4 @@
-//! Building a generation: sorted rows in, a folder of SST files with a manifest out. It touches no store, so it runs in another process
+//! Building a generation: sorted rows in, a folder of SST and Parquet files with a manifest out. It touches no store, so it runs in another process
 //! than the node, and the folder it leaves is either finished (it has a manifest) or worthless.
 
 use std::fs;
@@ -12,10 +12,12 @@ use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
 use rocksdb::{Options, SstFileWriter};
 use serde::{Deserialize, Serialize};
 
+use crate::cold_writer::ColdWriter;
 use crate::files;
 use crate::key::{self, MAX_ENTITY_BYTES};
 use crate::manifest::{Manifest, ManifestFile};
 use crate::merge::Group;
+use crate::placement::Placement;
 use crate::row::RowColumns;
 use crate::schema::RowSchema;
 use crate::view::{TenantId, ViewConfig, check_columns};
@@ -69,8 +71,10 @@ pub struct GenerationWriter {
     row_schema: Arc<RowSchema>,
     element_key: Option<usize>,
     limits: WriterLimits,
+    placement: Placement,
     manifest: Manifest,
     sst: Option<OpenSst>,
+    cold: Option<OpenCold>,
     /// The entity whose rows are being gathered.
     entity: String,
     group: Group,
@@ -117,14 +121,23 @@ impl GenerationWriter {
             batch_schema: view.arrow_schema(),
             element_key: view.element_key.as_ref().and_then(|name| row_schema.index_of(name)),
             limits,
+            placement: Placement::default(),
             manifest: Manifest::new(view, row_schema.fingerprint, tenant, generation, as_of_ms),
             row_schema,
             sst: None,
+            cold: None,
             entity: String::new(),
             group: Group::new(view),
             broken: false,
             key: Vec::new(),
         })
+    }
+
+    /// Divides the entities between the tiers. Without this all of them are warm.
+    #[must_use]
+    pub fn place(mut self, placement: Placement) -> GenerationWriter {
+        self.placement = placement;
+        self
     }
 
     /// Adds rows: a batch of [`ViewConfig::arrow_schema`], sorted by entity (byte order) within itself and after the batches before it. The
@@ -173,7 +186,8 @@ impl GenerationWriter {
     pub fn finish(mut self) -> Result<Manifest, Error> {
         self.begin()?;
         self.end_entity()?;
-        self.close_file()?;
+        self.close_sst()?;
+        self.close_cold()?;
         if self.manifest.entities == 0 {
             let message =
                 format!("no rows for view {}: an empty generation would hide every entity", self.manifest.view);
@@ -233,7 +247,13 @@ impl GenerationWriter {
         counts.beyond_n_dropped += merged.beyond_n;
         counts.event_time_min_ms = counts.event_time_min_ms.min(merged.event_time_min_ms);
         counts.event_time_max_ms = counts.event_time_max_ms.max(merged.event_time_max_ms);
+        match self.placement.is_cold(&self.entity, merged.event_time_max_ms) {
+            true => self.put_cold(merged.event_time_max_ms),
+            false => self.put_warm(),
+        }
+    }
 
+    fn put_warm(&mut self) -> Result<(), Error> {
         self.key.clear();
         self.key.extend_from_slice(&self.manifest.id().prefix());
         key::push_entity(&mut self.key, self.entity.as_bytes());
@@ -245,12 +265,24 @@ impl GenerationWriter {
         self.group.clear();
         sst.entities += 1;
         if sst.writer.file_size() >= self.limits.file_mib << 20 {
-            self.close_file()?;
+            self.close_sst()?;
         }
         Ok(())
     }
 
-    fn close_file(&mut self) -> Result<(), Error> {
+    fn put_cold(&mut self, newest_ms: i64) -> Result<(), Error> {
+        let cold = match &mut self.cold {
+            Some(cold) => cold,
+            None => self.cold.insert(OpenCold::create(&self.dir, self.manifest.cold.len() + 1)?),
+        };
+        cold.writer.append(&self.entity, newest_ms, &self.value)?;
+        if cold.writer.bytes() >= self.limits.file_mib << 20 {
+            self.close_cold()?;
+        }
+        Ok(())
+    }
+
+    fn close_sst(&mut self) -> Result<(), Error> {
         let Some(mut sst) = self.sst.take() else {
             return Ok(());
         };
@@ -258,6 +290,31 @@ impl GenerationWriter {
         let (bytes, crc32) = files::sync_and_sum(&sst.path)?;
         self.manifest.files.push(ManifestFile { name: sst.name, bytes, entities: sst.entities, crc32 });
         Ok(())
+    }
+
+    fn close_cold(&mut self) -> Result<(), Error> {
+        let Some(cold) = self.cold.take() else {
+            return Ok(());
+        };
+        let entities = cold.writer.finish()?;
+        let (bytes, crc32) = files::sync_and_sum(&cold.path)?;
+        self.manifest.cold.push(ManifestFile { name: cold.name, bytes, entities, crc32 });
+        Ok(())
+    }
+}
+
+/// A Parquet file that is being written.
+struct OpenCold {
+    writer: ColdWriter,
+    name: String,
+    path: PathBuf,
+}
+
+impl OpenCold {
+    fn create(dir: &Path, number: usize) -> Result<OpenCold, Error> {
+        let name = format!("{number:06}.parquet");
+        let path = dir.join(&name);
+        Ok(OpenCold { writer: ColdWriter::create(&path)?, name, path })
     }
 }
 

@@ -91,6 +91,7 @@ pub(crate) fn orders() -> ViewConfig {
 pub(crate) fn config(folder: &Path) -> StoreConfig {
     StoreConfig {
         path: folder.join("store"),
+        cold_path: folder.join("cold"),
         hot_capacity_mib: 16,
         hot_shards: 4,
         block_cache_mib: 8,

@@ -1,0 +1,38 @@
+//! Who was asked for although the cold tier held them. The next build places them warm again; until then the hot tier holds them, if it can.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::view::TenantId;
+
+/// Most entities that are remembered; further ones are noted when they are asked for after an export.
+const MAX_ACTIVE: usize = 1 << 16;
+
+/// Entities of the cold tier that were asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Active(Mutex<HashSet<(u16, TenantId, Box<str>)>>);
+
+impl Active {
+    pub(crate) fn note(&self, view: u16, tenant: TenantId, entity: &str) {
+        let mut active = self.lock();
+        if active.len() < MAX_ACTIVE {
+            active.insert((view, tenant, entity.into()));
+        }
+    }
+
+    /// All of them, in order.
+    pub(crate) fn list(&self) -> Vec<(u16, TenantId, Box<str>)> {
+        let mut list: Vec<_> = self.lock().iter().cloned().collect();
+        list.sort_unstable();
+        list
+    }
+
+    /// Forgets somebody.
+    pub(crate) fn forget(&self, tenant: TenantId, entity: &str) {
+        self.lock().retain(|(_, of, name)| (*of, &**name) != (tenant, entity));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<(u16, TenantId, Box<str>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
