@@ -87,7 +87,13 @@ fn add_live_rows(store: &Store, users: usize, half: LiveHalf) -> Outcome<()> {
 
 /// The settings of a store in `path`.
 pub(crate) fn config(path: PathBuf, hot_capacity_mib: u64, block_cache_mib: u64) -> StoreConfig {
-    StoreConfig { path, hot_capacity_mib, block_cache_mib, ..StoreConfig::default() }
+    StoreConfig {
+        cold_path: path.with_extension("cold"),
+        path,
+        hot_capacity_mib,
+        block_cache_mib,
+        ..StoreConfig::default()
+    }
 }
 
 /// An open store with the plan of all features.

@@ -28,7 +28,8 @@ pub(crate) fn measure(rows: usize, rounds: usize, figures: &mut Figures) -> Outc
     let folder = tempfile::tempdir()?;
     let snapshot = folder.path().join("account.parquet");
     write_snapshot(&snapshot, rows)?;
-    let config = StoreConfig { path: folder.path().join("store"), hot_capacity_mib: 0, ..StoreConfig::default() };
+    let (path, cold_path) = (folder.path().join("store"), folder.path().join("cold"));
+    let config = StoreConfig { path, cold_path, hot_capacity_mib: 0, ..StoreConfig::default() };
     let store = Store::open(&config, &[account_view()])?;
     let out = folder.path().join("generation");
     let mut generation = 0;

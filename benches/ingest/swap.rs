@@ -36,7 +36,8 @@ pub(crate) fn measure(rows: usize, swaps: usize, figures: &mut Figures) -> Outco
     for generation in 1..=swaps as u32 + 1 {
         build(&folder.path().join(generation.to_string()), rows, generation)?;
     }
-    let config = StoreConfig { path: folder.path().join("store"), ..StoreConfig::default() };
+    let (path, cold_path) = (folder.path().join("store"), folder.path().join("cold"));
+    let config = StoreConfig { path, cold_path, ..StoreConfig::default() };
     let store = Store::open(&config, &[account_view()])?;
     store.publish(&folder.path().join("1"))?;
     let features = account_view().features;
