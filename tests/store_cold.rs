@@ -274,3 +274,36 @@ fn erased_rows_leave_the_cold_files() {
     assert_eq!(shown(&store), (vec![Status::Erased, Status::Present], vec![0, 1]));
     assert_eq!(cold_files(&config).len(), 1);
 }
+
+#[test]
+fn rows_can_be_placed_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = patient(folder.path());
+    let store = open(&config);
+    store.publish(&build(folder.path(), 5, 300, 200, &[7])).unwrap();
+    let place = |cold: i64, active: &[usize]| {
+        let active = active.iter().map(|&number| name(number)).collect();
+        let placement = Placement { cold_before_ms: Some(cold), active };
+        let published = store.replace(TenantId(1), "profile", placement, WriterLimits::default()).unwrap();
+        let info = store.generations().remove(0);
+        assert_eq!((published.entities, published.rows), (info.entities, info.rows));
+        (published.generation, info.entities, info.cold_entities)
+    };
+    let all: Vec<_> = (0..300).collect();
+    let expected = points(&fetch(&store, &all));
+    assert_eq!(place(250, &[7, 8, 9]), (6, 300, 247));
+    assert_eq!(points(&fetch(&store, &all)), expected);
+    store.hot_usage();
+    assert_eq!(place(0, &[]), (7, 300, 0), "all warm");
+    assert_eq!(points(&fetch(&store, &all)), expected);
+    store.erase(TenantId(1), &name(3), 0).unwrap();
+    store.erase(TenantId(1), &name(4), 1000).unwrap();
+    assert_eq!(place(i64::MAX, &[]), (8, 299, 299), "all cold, but who was erased");
+    let mut expected = expected;
+    expected[4] = None;
+    assert_eq!(points(&fetch(&store, &all)), expected);
+    assert_eq!(store.rollback(TenantId(1), "profile").unwrap().generation, 7);
+    assert_eq!(points(&fetch(&store, &all)), expected);
+    let nothing = store.replace(TenantId(2), "profile", Placement::default(), WriterLimits::default()).unwrap_err();
+    assert!(matches!(nothing, Error::ChooseGeneration(_)), "{nothing:?}");
+}

@@ -9,6 +9,7 @@ use axum::extract::State as AxumState;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use larder_store::{ROW_AGE_BUCKETS, ROW_AGE_SECONDS};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 
@@ -60,6 +61,9 @@ fn recorder() -> Option<&'static PrometheusHandle> {
     let install = || {
         let builder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)
+            .and_then(|builder| {
+                builder.set_buckets_for_metric(Matcher::Full(ROW_AGE_SECONDS.to_owned()), &ROW_AGE_BUCKETS)
+            })
             .and_then(|builder| builder.set_buckets(&COUNT_BUCKETS));
         let handle = builder.and_then(PrometheusBuilder::install_recorder);
         match handle {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::hot_set::HotSetEntry;
 use crate::view::TenantId;
 
 /// Most entities that are remembered; further ones are noted when they are asked for after an export.
@@ -21,8 +22,13 @@ impl Active {
     }
 
     /// All of them, in order.
-    pub(crate) fn list(&self) -> Vec<(u16, TenantId, Box<str>)> {
-        let mut list: Vec<_> = self.lock().iter().cloned().collect();
+    pub(crate) fn list(&self) -> Vec<HotSetEntry> {
+        let entry = |(view_id, tenant, entity): &(u16, TenantId, Box<str>)| HotSetEntry {
+            view_id: *view_id,
+            tenant: *tenant,
+            entity: entity.to_string(),
+        };
+        let mut list: Vec<_> = self.lock().iter().map(entry).collect();
         list.sort_unstable();
         list
     }

@@ -23,22 +23,23 @@ pub(crate) fn carry(inner: &Inner, view: &View, from: &Generation, to: &Generati
     let mut keys = inner.hot.keys(&from.manifest.id().prefix());
     keys.sort_unstable();
     for chunk in keys.chunks(CHUNK) {
-        if let Err(error) = carry_chunk(inner, view, chunk, to) {
+        let prefix = to.manifest.id().prefix();
+        let new_keys = chunk.iter().map(|key| [&prefix, &key[PREFIX_BYTES..]].concat()).collect();
+        if let Err(error) = make_hot(inner, view, to, new_keys) {
             tracing::warn!(view = %view.config.name, %error, "rows not made hot before the swap");
         }
     }
     Carried(keys)
 }
 
-fn carry_chunk(inner: &Inner, view: &View, keys: &[Arc<Box<[u8]>>], to: &Generation) -> Result<(), Error> {
+/// Reads sorted keys of one generation into the hot tier. Returns how many are hot now: what lies cold is left out.
+pub(crate) fn make_hot(inner: &Inner, view: &View, to: &Generation, new_keys: Vec<Vec<u8>>) -> Result<u64, Error> {
     // In this order, as in a fetch.
     let read_at = inner.hot.clock();
     let filter = inner.live.filter();
     let snapshot = inner.warm.snapshot();
-    let prefix = to.manifest.id().prefix();
-    let new_keys: Vec<Vec<u8>> = keys.iter().map(|key| [&prefix, &key[PREFIX_BYTES..]].concat()).collect();
     let base = snapshot.read(&new_keys.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
-    let mut entries = Vec::with_capacity(keys.len());
+    let mut entries = Vec::with_capacity(new_keys.len());
     for (new_key, base) in new_keys.into_iter().zip(base) {
         let Some(hash) = hash_of(&new_key) else { continue };
         let live = match filter.may_contain(hash) {
@@ -59,8 +60,9 @@ fn carry_chunk(inner: &Inner, view: &View, keys: &[Arc<Box<[u8]>>], to: &Generat
         let value = combined.map_err(damaged)?;
         entries.push(Entry { key: new_key.into(), hash, found: value.as_deref().map(Arc::from) });
     }
+    let count = entries.len() as u64;
     inner.hot.insert_all(Filling { read_at, entries });
-    Ok(())
+    Ok(count)
 }
 
 impl Carried {

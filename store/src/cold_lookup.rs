@@ -130,6 +130,7 @@ fn by_part(keys: Vec<ColdKey>) -> Vec<(Arc<ColdPart>, Vec<ColdKey>)> {
 }
 
 fn found(keys: &[ColdKey], answer: ColdAnswer) -> Result<Vec<Found>, Error> {
+    debug_assert!(keys.iter().map(|key| &key.entity).eq(&answer.keys), "an answer is of the keys asked for");
     let values = answer.values?;
     let combined = keys.iter().zip(values).map(|(key, stored)| key.combine(stored)).collect::<Result<_, _>>();
     let path = keys.first().and_then(|key| key.generation.cold_part(&key.entity)).map(|part| part.file.path());

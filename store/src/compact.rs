@@ -130,7 +130,7 @@ fn compact_live(inner: &Inner, compacted: &mut Compacted) -> Result<(), Error> {
 }
 
 /// What is left of a value: nothing, or a shorter history.
-type Left = Option<Vec<u8>>;
+pub(crate) type Left = Option<Vec<u8>>;
 
 fn compact_generations(
     inner: &Inner,
@@ -296,7 +296,7 @@ fn next_name(name: &str) -> String {
 }
 
 /// What an erasure leaves of a value.
-fn left(view: &View, value: &[u8], erased_ms: i64) -> Result<Left, Damaged> {
+pub(crate) fn left(view: &View, value: &[u8], erased_ms: i64) -> Result<Left, Damaged> {
     match view.config.kind {
         ViewKind::Latest => Ok((event_time_ms(value)? > erased_ms).then(|| value.to_vec())),
         ViewKind::LastN => newer(value, erased_ms),

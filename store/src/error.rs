@@ -54,6 +54,14 @@ pub enum Error {
         /// Which record or file is wrong, and how.
         reason: String,
     },
+    /// A file that only saves work is damaged or of another version. Delete it: nothing is lost.
+    #[error("{} cannot be used: {reason}; delete it, nothing is lost but warmth", path.display())]
+    DeleteFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The operating system refused a read or a write. Look at the disk: space, rights, health.
     #[error("cannot {action} {}: {source}", path.display())]
     CheckDisk {

@@ -1,7 +1,7 @@
 //! Files that must be whole or absent: writing with fsync, linking with a copy as fallback, checksums.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
 use crate::Error;
@@ -9,15 +9,25 @@ use crate::manifest::ManifestFile;
 
 /// Writes `bytes` to `path` so that after a crash the file is either absent (or the old one) or whole.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    write_whole_with(path, |file| file.write_all(bytes))
+}
+
+/// As [`write_whole`], for content that comes piece by piece.
+pub(crate) fn write_whole_with<T>(
+    path: &Path,
+    content: impl FnOnce(&mut dyn Write) -> io::Result<T>,
+) -> Result<T, Error> {
     let temporary = path.with_extension("tmp");
-    let write = || -> io::Result<()> {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
+    let write = || -> io::Result<T> {
+        let mut file = BufWriter::with_capacity(1 << 16, File::create(&temporary)?);
+        let result = content(&mut file)?;
+        file.into_inner()?.sync_all()?;
+        fs::rename(&temporary, path)?;
+        Ok(result)
     };
-    write().map_err(Error::disk("write", path))?;
-    path.parent().map_or(Ok(()), sync_dir)
+    let result = write().map_err(Error::disk("write", path))?;
+    path.parent().map_or(Ok(()), sync_dir)?;
+    Ok(result)
 }
 
 /// Makes the names in a folder durable.

@@ -96,6 +96,11 @@ impl Generations {
         self.pair(view, tenant).map(|pair| &pair.live)
     }
 
+    /// Every generation that can be read.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Generation>> {
+        self.0.values().flat_map(|pair| std::iter::once(&pair.live).chain(&pair.previous))
+    }
+
     /// The tenants that have a generation of a view.
     pub(crate) fn tenants(&self, view: u16) -> Vec<TenantId> {
         self.0.keys().filter(|(of, _)| *of == view).map(|(_, tenant)| *tenant).collect()

@@ -114,9 +114,9 @@ impl Hot {
         keys.filter(|key| key.starts_with(prefix)).collect()
     }
 
-    /// Bytes held, bookkeeping included, as of the last maintenance.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.shards.bytes()
+    /// Entries and bytes held, bookkeeping included, as of the last maintenance.
+    pub(crate) fn size(&self) -> (u64, u64) {
+        (self.shards.entries(), self.shards.bytes())
     }
 
     /// What is held after all that was handed over has entered and all that is too much has left.

@@ -99,17 +99,24 @@ pub(crate) fn key_hash(view: u16, tenant: TenantId, entity: &[u8]) -> u64 {
 }
 
 /// The entity whose part of a key this is; `None` when it is not one.
-pub(crate) fn read_entity(mut part: &[u8]) -> Option<String> {
-    let mut entity = Vec::with_capacity(part.len());
+pub(crate) fn read_entity(part: &[u8]) -> Option<String> {
+    let (entity, rest) = split_entity(part)?;
+    String::from_utf8(entity).ok().filter(|_| rest.is_empty())
+}
+
+/// The inverse of [`push_entity`]: the entity that the bytes start with, and what follows it. `None` when they start with no entity.
+pub(crate) fn split_entity(mut bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let mut entity = Vec::new();
     loop {
-        let zero = part.iter().position(|&byte| byte == 0)?;
-        entity.extend_from_slice(&part[..zero]);
-        match part[zero..] {
-            [0x00, 0x00] => return String::from_utf8(entity).ok(),
-            [0x00, 0xFF, ..] => entity.push(0),
+        let zero = bytes.iter().position(|&byte| byte == 0)?;
+        entity.extend_from_slice(&bytes[..zero]);
+        let (mark, rest) = bytes[zero..].split_first_chunk::<2>()?;
+        bytes = rest;
+        match *mark {
+            ESCAPED_ZERO => entity.push(0),
+            END => return Some((entity, rest)),
             _ => return None,
         }
-        part = &part[zero + 2..];
     }
 }
 
@@ -152,6 +159,16 @@ mod tests {
         #[test]
         fn no_key_is_a_prefix_of_another(a in any_id(), x in "[\0ab]{0,5}", y in "[\0ab]{0,5}") {
             prop_assert_eq!(key(a, &x).starts_with(&key(a, &y)), x == y);
+        }
+
+        #[test]
+        fn an_entity_is_split_from_what_follows(x in "[\0\u{1}ab\u{fe}]{0,6}", rest in prop::collection::vec(any::<u8>(), 0..4)) {
+            let mut bytes = Vec::new();
+            push_entity(&mut bytes, x.as_bytes());
+            let cut = bytes[..bytes.len() - 1].to_vec();
+            bytes.extend_from_slice(&rest);
+            prop_assert_eq!(split_entity(&bytes), Some((x.into_bytes(), rest.as_slice())));
+            prop_assert_eq!(split_entity(&cut), None);
         }
 
         #[test]

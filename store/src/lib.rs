@@ -68,6 +68,7 @@ mod plan;
 mod batch;
 mod lookup;
 mod hot;
+mod hot_set;
 mod fill;
 mod readers;
 mod warm;
@@ -99,19 +100,29 @@ mod carry;
 mod prune;
 mod erasure;
 mod compact;
+mod replace;
+mod warmth;
 mod manifest;
 mod writer;
 mod placement;
 mod merge;
+mod log;
+mod log_append;
+mod log_read;
+mod log_rows;
+mod log_family;
 mod key;
 mod schema;
 mod row;
 mod elements;
 mod files;
 mod metrics;
+mod observe;
 mod error;
 #[cfg(test)]
 mod cold_test_files;
+#[cfg(test)]
+mod log_model;
 #[cfg(test)]
 mod test_rows;
 
@@ -122,11 +133,15 @@ pub use error::Error;
 pub use fetched::{FetchStats, Fetched, FetchedView, Status, Tier};
 pub use generation::{GenerationInfo, GenerationState};
 pub use hot::HotUsage;
+pub use hot_set::{HotSet, HotSetEntry, MAX_HOT_SET_BYTES, MAX_HOT_SET_ENTRIES, read_hot_set, write_hot_set};
 pub use key::MAX_ENTITY_BYTES;
 pub use live::{MAX_AHEAD_MS, MAX_WRITE_BYTES, MAX_WRITE_ROWS, Write, WriteKind, Written};
+pub use log::{Log, LogConfig, MAX_LOG_ENTRIES, MAX_LOG_ENTRY_BYTES, MAX_LOG_KEY_BYTES};
+pub use log_append::{LogAppend, LogEntry, MAX_LOG_APPEND_BYTES, MAX_LOG_DEDUP_BYTES};
+pub use log_read::{LogRecord, MAX_LOG_READ_BYTES};
 pub use lookup::MAX_FETCH_BYTES;
 pub use manifest::{MANIFEST_FILE, Manifest, ManifestFile, StoredSchema};
-pub use metrics::describe_metrics;
+pub use metrics::{ROW_AGE_BUCKETS, ROW_AGE_SECONDS, describe_metrics};
 pub use placement::Placement;
 pub use plan::{FeatureRef, Plan};
 pub use publish::Published;
@@ -134,4 +149,5 @@ pub use store::Store;
 pub use view::{
     FeatureConfig, FeatureType, MAX_FEATURES, MAX_FORMER_NAMES, MAX_N, MAX_NAME_BYTES, TenantId, ViewConfig, ViewKind,
 };
+pub use warmth::Imported;
 pub use writer::{GenerationWriter, MAX_ROW_BYTES, WriterLimits};

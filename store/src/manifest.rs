@@ -183,6 +183,22 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// The declaration that these rows were built under, as far as rows depend on it.
+    pub(crate) fn view_config(&self) -> ViewConfig {
+        ViewConfig {
+            name: self.view.clone(),
+            id: self.view_id,
+            kind: self.schema.kind,
+            // No feature can have these names.
+            entity_key: "the entity".to_string(),
+            event_time: "the event time".to_string(),
+            ttl_s: None,
+            n: self.schema.n,
+            element_key: self.schema.element_key.clone(),
+            features: self.schema.features.clone(),
+        }
+    }
+
     /// Entities in the SST files.
     pub(crate) fn warm_entities(&self) -> u64 {
         self.files.iter().map(|file| file.entities).sum()

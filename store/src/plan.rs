@@ -1,10 +1,11 @@
 //! What a fetch reads: a list of `view:feature` references, resolved once into positions, so that a request repeats no look-up by name.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 
 use crate::Error;
+use crate::metrics::ViewMetrics;
 use crate::schema::{Projection, RowSchema};
 use crate::view::{FeatureConfig, FeatureType, ViewConfig};
 
@@ -39,6 +40,7 @@ pub(crate) struct View {
     pub(crate) schema: RowSchema,
     /// Every schema under which a row of this view may be stored. Grows, by whole replacement.
     schemas: ArcSwap<Vec<Arc<RowSchema>>>,
+    metrics: OnceLock<ViewMetrics>,
 }
 
 impl View {
@@ -47,7 +49,13 @@ impl View {
             config: config.clone(),
             schema: RowSchema::new(&config.features),
             schemas: ArcSwap::from_pointee(vec![Arc::new(RowSchema::new(&config.features))]),
+            metrics: OnceLock::new(),
         }
+    }
+
+    /// What is counted of this view; made with the first fetch, when whoever listens has begun to.
+    pub(crate) fn metrics(&self) -> &ViewMetrics {
+        self.metrics.get_or_init(|| ViewMetrics::new(&self.config.name))
     }
 
     /// Takes note of a schema that stored rows have.

@@ -20,14 +20,17 @@ use crate::fetched::{FetchStats, Fetched};
 use crate::generation::{GenerationInfo, Generations};
 use crate::hot::{Hot, HotUsage};
 use crate::live::{self, Live, Write, Written};
+use crate::log::LogLocks;
 use crate::lookup::{Reading, check_bytes, damaged_row, look_up};
 use crate::meta::Records;
+use crate::placement::Placement;
 use crate::plan::{FeatureRef, Plan, View};
 use crate::publish::{self, Published};
 use crate::readers::Readers;
 use crate::view::{TenantId, ViewConfig, validate_views};
 use crate::warm::Warm;
-use crate::{Error, meta, metrics};
+use crate::writer::WriterLimits;
+use crate::{Error, meta, metrics, replace};
 
 /// An open store. Clones are handles to the same store; it closes when the last one goes.
 #[derive(Clone)]
@@ -56,6 +59,7 @@ pub(crate) struct Inner {
     max_fetch_keys: usize,
     /// Held by whoever changes meta.
     changing_meta: Mutex<()>,
+    pub(crate) log_locks: LogLocks,
 }
 
 impl Store {
@@ -71,6 +75,7 @@ impl Store {
         fs::create_dir_all(&config.path).map_err(Error::disk("create", &config.path))?;
         let warm = Arc::new(Warm::open(config)?);
         publish::clear_staging(warm.path())?;
+        replace::clear(warm.path())?;
         let views: Vec<_> = views.iter().map(|view| Arc::new(View::new(view))).collect();
         let records = Records::read(&warm)?;
         let name = meta::name(&warm, &records)?;
@@ -99,6 +104,7 @@ impl Store {
             changing_meta: Mutex::new(()),
             views,
             warm,
+            log_locks: LogLocks::default(),
         })))
     }
 
@@ -140,9 +146,11 @@ impl Store {
         let mut views = Vec::with_capacity(plan.views.len());
         for (index, planned) in plan.views.iter().enumerate() {
             let view = decode(planned, index, &batch, &found, &moment, &mut stats);
-            views.push(view.map_err(|damaged| damaged_row(&snapshot, &planned.view, damaged))?);
+            let view = view.map_err(|damaged| damaged_row(&snapshot, &planned.view, damaged))?;
+            planned.view.metrics().record(&view, now_ms);
+            views.push(view);
         }
-        metrics::record_fetch(&stats, started.elapsed(), inner.hot.bytes());
+        metrics::record_fetch(&stats, started.elapsed());
         Ok(Fetched { views, stats })
     }
 
@@ -207,6 +215,23 @@ impl Store {
         let published = publish::rollback(&self.0, tenant, view)?;
         tracing::info!(view = %published.view, tenant = published.tenant.0, generation = published.generation, "rolled back");
         Ok(published)
+    }
+
+    /// Divides the live generation's rows between the warm and the cold tier anew: by age, and by who was asked for. They become a new
+    /// generation of the same time, and the one they come from is kept for [`rollback`](Store::rollback). Erased rows stay out of it.
+    ///
+    /// # Errors
+    /// [`Error::ChooseGeneration`] when nothing is live, [`Error::FixRequest`] for an unknown view, [`Error::CheckDisk`] when the files cannot
+    /// be written; what was live still is.
+    pub fn replace(
+        &self,
+        tenant: TenantId,
+        view: &str,
+        placement: Placement,
+        limits: WriterLimits,
+    ) -> Result<Published, Error> {
+        let _changing = self.lock();
+        replace::replace(&self.0, tenant, view, placement, limits)
     }
 
     /// All published generations, ordered by view, tenant and state.

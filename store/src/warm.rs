@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
     DBCompressionType, DBPinnableSlice, DBRecoveryMode, DataBlockIndexType, Direction, FlushOptions,
@@ -18,6 +19,7 @@ use crate::Error;
 use crate::config::StoreConfig;
 use crate::delta;
 use crate::key::GenerationId;
+use crate::log_family::{LOG, log_options};
 
 const BASE: &str = "base";
 const LIVE: &str = "live";
@@ -31,8 +33,10 @@ const MAX_UNMERGED: usize = 16;
 
 /// The database of one store.
 pub(crate) struct Warm {
-    db: DB,
+    pub(crate) db: DB,
     path: PathBuf,
+    /// Kept for the counts that RocksDB keeps with them.
+    options: Options,
 }
 
 /// One entry of the meta family.
@@ -77,6 +81,8 @@ impl Warm {
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
+        options.enable_statistics();
+        options.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
         // A torn last record is what a crash leaves; any other damage in the log must not pass for an older state.
         options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
         // All files stay open: only then are their properties, which hold the number of entities, known after a restart.
@@ -90,9 +96,10 @@ impl Warm {
             ColumnFamilyDescriptor::new(BASE, base_options(Some(&cache))),
             ColumnFamilyDescriptor::new(LIVE, live_options(&cache, config)),
             ColumnFamilyDescriptor::new(META, Options::default()),
+            ColumnFamilyDescriptor::new(LOG, log_options(&cache)),
         ];
         match DB::open_cf_descriptors(&options, path, families) {
-            Ok(db) => Ok(Warm { db, path: path.clone() }),
+            Ok(db) => Ok(Warm { db, path: path.clone(), options }),
             Err(error) if is_lock(&error) => Err(Error::CloseOtherProcess { path: path.clone() }),
             Err(error) if error.kind() == rocksdb::ErrorKind::IOError => Err(disk("open", path)(error)),
             Err(error) => Err(Error::damaged(path, error.into_string())),
@@ -131,29 +138,29 @@ impl Warm {
     }
 
     /// Live keys and values from `first` (inclusive) to `end` (exclusive), in key order.
-    pub(crate) fn scan_live(
-        &self,
+    pub(crate) fn scan_live<'db>(
+        &'db self,
         first: &[u8],
         end: &[u8],
-    ) -> Result<impl Iterator<Item = Result<KeyAndValue, Error>>, Error> {
+    ) -> Result<impl Iterator<Item = Result<KeyAndValue, Error>> + use<'db>, Error> {
         self.scan(LIVE, first, Bound::Excluded(end))
     }
 
     /// Base keys and values from `first` to `end`, in key order.
-    pub(crate) fn scan_base(
-        &self,
+    pub(crate) fn scan_base<'db>(
+        &'db self,
         first: &[u8],
         end: Bound<&[u8]>,
-    ) -> Result<impl Iterator<Item = Result<KeyAndValue, Error>>, Error> {
+    ) -> Result<impl Iterator<Item = Result<KeyAndValue, Error>> + use<'db>, Error> {
         self.scan(BASE, first, end)
     }
 
-    fn scan(
-        &self,
+    fn scan<'db>(
+        &'db self,
         family: &str,
         first: &[u8],
         end: Bound<&[u8]>,
-    ) -> Result<impl Iterator<Item = Result<KeyAndValue, Error>>, Error> {
+    ) -> Result<impl Iterator<Item = Result<KeyAndValue, Error>> + use<'db>, Error> {
         let mut options = ReadOptions::default();
         match end {
             Bound::Excluded(end) => options.set_iterate_upper_bound(end),
@@ -181,7 +188,7 @@ impl Warm {
     pub(crate) fn flush(&self) -> Result<(), Error> {
         let mut options = FlushOptions::default();
         options.set_wait(true);
-        let families = [self.family(BASE)?, self.family(LIVE)?, self.family(META)?];
+        let families = [self.family(BASE)?, self.family(LIVE)?, self.family(META)?, self.family(LOG)?];
         self.db.flush_cfs_opt(&families, &options).map_err(disk("flush", &self.path))
     }
 
@@ -214,6 +221,23 @@ impl Warm {
             self.compact(Family::Base, &file.first_key, &file.last_key)?;
         }
         Ok(())
+    }
+
+    /// One of RocksDB's figures; where it is one of a family, the sum over all families.
+    pub(crate) fn property(&self, name: &str) -> u64 {
+        let of_all = ["rocksdb.block-cache", "rocksdb.background-errors", "rocksdb.num-running", "rocksdb.is-write"];
+        let read = |value: Result<Option<u64>, rocksdb::Error>| value.ok().flatten().unwrap_or(0);
+        if of_all.iter().any(|prefix| name.starts_with(prefix)) {
+            // The families share one cache, and the rest is the database's.
+            return self.db.cf_handle(BASE).map_or(0, |base| read(self.db.property_int_value_cf(base, name)));
+        }
+        let families = [BASE, LIVE, META, LOG].into_iter().filter_map(|family| self.db.cf_handle(family));
+        families.map(|family| read(self.db.property_int_value_cf(family, name))).sum()
+    }
+
+    /// One of RocksDB's counts since the start.
+    pub(crate) fn count(&self, ticker: Ticker) -> u64 {
+        self.options.get_ticker_count(ticker)
     }
 
     /// The number of the newest write.
@@ -319,7 +343,7 @@ impl Warm {
         value.map_err(|error| Error::damaged(&self.path, error.into_string()))
     }
 
-    fn family(&self, name: &str) -> Result<&ColumnFamily, Error> {
+    pub(crate) fn family(&self, name: &str) -> Result<&ColumnFamily, Error> {
         let missing = || Error::damaged(&self.path, format!("it has no {name} family"));
         self.db.cf_handle(name).ok_or_else(missing)
     }

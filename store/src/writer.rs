@@ -133,6 +133,34 @@ impl GenerationWriter {
         })
     }
 
+    /// Starts a generation of rows that are stored already, under the schema and the time of the generation they come from.
+    pub(crate) fn again(
+        dir: &Path,
+        from: &Manifest,
+        generation: u32,
+        limits: WriterLimits,
+    ) -> Result<GenerationWriter, Error> {
+        let mut writer =
+            GenerationWriter::create(dir, &from.view_config(), from.tenant, generation, from.as_of_ms, limits)?;
+        // What stands in no configuration any more: the order of former names, and counts of what was left out once.
+        writer.manifest.schema = from.schema.clone();
+        writer.manifest.duplicates_dropped = from.duplicates_dropped;
+        writer.manifest.beyond_n_dropped = from.beyond_n_dropped;
+        Ok(writer)
+    }
+
+    /// Adds a value that is stored already, with the event times of its rows, newest first. Entities come in order, each once.
+    pub(crate) fn put(&mut self, entity: &str, times_ms: &[i64], value: &[u8]) -> Result<(), Error> {
+        let (Some(&newest_ms), Some(&oldest_ms)) = (times_ms.first(), times_ms.last()) else {
+            return Err(Error::FixInput(format!("entity {entity:?}: a value without rows")));
+        };
+        self.entity.clear();
+        self.entity.push_str(entity);
+        self.value.clear();
+        self.value.extend_from_slice(value);
+        self.end_value(times_ms.len() as u64, oldest_ms, newest_ms)
+    }
+
     /// Divides the entities between the tiers. Without this all of them are warm.
     #[must_use]
     pub fn place(mut self, placement: Placement) -> GenerationWriter {
@@ -240,15 +268,20 @@ impl GenerationWriter {
             let message = format!("entity {entity:?}: a value of {bytes} bytes, max_row_bytes is {allowed}");
             return Err(Error::FixInput(message));
         }
+        self.manifest.duplicates_dropped += merged.duplicates;
+        self.manifest.beyond_n_dropped += merged.beyond_n;
+        self.end_value(merged.rows, merged.event_time_min_ms, merged.event_time_max_ms)
+    }
+
+    /// Stores the gathered value where it belongs.
+    fn end_value(&mut self, rows: u64, oldest_ms: i64, newest_ms: i64) -> Result<(), Error> {
         let counts = &mut self.manifest;
         counts.entities += 1;
-        counts.rows += merged.rows;
-        counts.duplicates_dropped += merged.duplicates;
-        counts.beyond_n_dropped += merged.beyond_n;
-        counts.event_time_min_ms = counts.event_time_min_ms.min(merged.event_time_min_ms);
-        counts.event_time_max_ms = counts.event_time_max_ms.max(merged.event_time_max_ms);
-        match self.placement.is_cold(&self.entity, merged.event_time_max_ms) {
-            true => self.put_cold(merged.event_time_max_ms),
+        counts.rows += rows;
+        counts.event_time_min_ms = counts.event_time_min_ms.min(oldest_ms);
+        counts.event_time_max_ms = counts.event_time_max_ms.max(newest_ms);
+        match self.placement.is_cold(&self.entity, newest_ms) {
+            true => self.put_cold(newest_ms),
             false => self.put_warm(),
         }
     }
