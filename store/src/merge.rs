@@ -17,8 +17,6 @@ pub(crate) struct Group {
     n: usize,
     elements: Vec<Element>,
     bytes: Vec<u8>,
-    /// The value of the rows, where that is not just the one row.
-    value: Vec<u8>,
     duplicates: u64,
     beyond_n: u64,
 }
@@ -47,7 +45,6 @@ impl Group {
             n: view.n.unwrap_or(1) as usize,
             elements: Vec::new(),
             bytes: Vec::new(),
-            value: Vec::new(),
             duplicates: 0,
             beyond_n: 0,
         }
@@ -74,35 +71,25 @@ impl Group {
         Ok(())
     }
 
-    /// The value to store, and what became of the rows; there must be one. [`clear`](Group::clear) makes room for the next entity.
-    pub(crate) fn finish(&mut self) -> (&[u8], Merged) {
+    /// Appends the value to store to `out` and empties the group, which must hold a row.
+    pub(crate) fn finish(&mut self, out: &mut Vec<u8>) -> Merged {
         self.reduce();
+        let rows = self.elements.iter().map(|element| &self.bytes[element.row.clone()]);
+        match self.kind {
+            ViewKind::Latest => rows.for_each(|row| out.extend_from_slice(row)),
+            ViewKind::LastN => elements::encode(rows, out),
+        }
         let time_of = |element: Option<&Element>| element.map_or(0, |e| e.event_time_ms);
         let merged = Merged {
             rows: self.elements.len() as u64,
-            duplicates: self.duplicates,
-            beyond_n: self.beyond_n,
+            duplicates: std::mem::take(&mut self.duplicates),
+            beyond_n: std::mem::take(&mut self.beyond_n),
             event_time_min_ms: time_of(self.elements.last()),
             event_time_max_ms: time_of(self.elements.first()),
         };
-        let mut rows = self.elements.iter().map(|element| &self.bytes[element.row.clone()]);
-        let value = match self.kind {
-            ViewKind::Latest => rows.next().unwrap_or_default(),
-            ViewKind::LastN => {
-                self.value.clear();
-                elements::encode(rows, &mut self.value);
-                &self.value
-            }
-        };
-        (value, merged)
-    }
-
-    /// Forgets all rows.
-    pub(crate) fn clear(&mut self) {
         self.elements.clear();
         self.bytes.clear();
-        self.duplicates = 0;
-        self.beyond_n = 0;
+        merged
     }
 
     /// Leaves the newest row of each element, and of those the newest `n`, newest first. Where event times are equal, the row of an
@@ -146,7 +133,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn group(kind: ViewKind, n: usize) -> Group {
-        Group { kind, n, elements: Vec::new(), bytes: Vec::new(), value: Vec::new(), duplicates: 0, beyond_n: 0 }
+        Group { kind, n, elements: Vec::new(), bytes: Vec::new(), duplicates: 0, beyond_n: 0 }
     }
 
     fn add(group: &mut Group, key: &[u8], time: i64, row: &[u8]) {
@@ -165,10 +152,10 @@ mod tests {
         for (time, row) in [(5, "a"), (9, "b"), (9, "c"), (7, "d")] {
             add(&mut group, b"", time, row.as_bytes());
         }
-        let (value, merged) = group.finish();
+        let mut value = Vec::new();
+        let merged = group.finish(&mut value);
         assert_eq!(value, b"c");
         assert_eq!((merged.rows, merged.duplicates, merged.event_time_max_ms), (1, 3, 9));
-        group.clear();
         assert!(group.is_empty());
     }
 
@@ -189,8 +176,9 @@ mod tests {
             expected.sort_by(|a, b| b.cmp(a));
             expected.truncate(n);
 
-            let (value, merged) = group.finish();
-            let read: Vec<_> = elements::Elements::new(value).unwrap().map(|row| row.unwrap().to_vec()).collect();
+            let mut value = Vec::new();
+            let merged = group.finish(&mut value);
+            let read: Vec<_> = elements::Elements::new(&value).unwrap().map(|row| row.unwrap().to_vec()).collect();
             let expected_rows: Vec<_> = expected.iter().map(|(_, _, row)| row.to_be_bytes().to_vec()).collect();
             prop_assert_eq!(read, expected_rows);
             prop_assert_eq!(merged.rows + merged.duplicates + merged.beyond_n, rows.len() as u64);

@@ -81,6 +81,7 @@ pub struct GenerationWriter {
     /// Set while a call is under way, so that a writer whose call failed is not used on.
     broken: bool,
     key: Vec<u8>,
+    value: Vec<u8>,
 }
 
 struct OpenSst {
@@ -130,6 +131,7 @@ impl GenerationWriter {
             group: Group::new(view),
             broken: false,
             key: Vec::new(),
+            value: Vec::new(),
         })
     }
 
@@ -262,11 +264,15 @@ impl GenerationWriter {
         if self.group.is_empty() {
             return Ok(());
         }
-        let (value, merged) = self.group.finish();
-        if value.len() > self.limits.max_row_bytes {
-            let (entity, bytes, allowed) = (&self.entity, value.len(), self.limits.max_row_bytes);
-            let message = format!("entity {entity:?}: a value of {bytes} bytes, max_row_bytes is {allowed}");
-            return Err(Error::FixInput(message));
+        self.value.clear();
+        let merged = self.group.finish(&mut self.value);
+        if self.value.len() > self.limits.max_row_bytes {
+            return Err(Error::FixInput(format!(
+                "entity {:?}: a value of {} bytes, max_row_bytes is {}",
+                self.entity,
+                self.value.len(),
+                self.limits.max_row_bytes
+            )));
         }
         self.manifest.duplicates_dropped += merged.duplicates;
         self.manifest.beyond_n_dropped += merged.beyond_n;
@@ -294,8 +300,7 @@ impl GenerationWriter {
             Some(sst) => sst,
             None => self.sst.insert(OpenSst::create(&self.dir, self.manifest.files.len() + 1)?),
         };
-        sst.writer.put(&self.key, value).map_err(|error| warm::disk("write", &sst.path)(error))?;
-        self.group.clear();
+        sst.writer.put(&self.key, &self.value).map_err(|error| warm::disk("write", &sst.path)(error))?;
         sst.entities += 1;
         if sst.writer.file_size() >= self.limits.file_mib << 20 {
             self.close_sst()?;
