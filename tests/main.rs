@@ -12,6 +12,7 @@ mod ingest_flow;
 mod model_head;
 mod model_parity;
 mod overload;
+mod random_histories;
 mod sample_shop;
 mod schema_evolution;
 mod store_cold;

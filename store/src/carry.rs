@@ -41,7 +41,8 @@ pub(crate) fn make_hot(inner: &Inner, view: &View, to: &Generation, new_keys: Ve
     let base = snapshot.read(&new_keys.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
     let mut entries = Vec::with_capacity(new_keys.len());
     for (new_key, base) in new_keys.into_iter().zip(base) {
-        let Some(hash) = hash_of(&new_key) else { continue };
+        let Some((id, entity)) = read_key(&new_key) else { continue };
+        let hash = key::key_hash(id.view, id.tenant, entity.as_bytes());
         let live = match filter.may_contain(hash) {
             true => snapshot.read_live(&[&key::live_key(&new_key)])?.pop().flatten(),
             false => None,
@@ -49,14 +50,13 @@ pub(crate) fn make_hot(inner: &Inner, view: &View, to: &Generation, new_keys: Ve
         let rows = Rows { base: base.map(Value::Pinned), live: live.map(Value::Pinned) };
         let damaged = |damaged| damaged_row(&snapshot, view, damaged);
         // What lies cold is not waited for; it becomes hot when it is asked for.
-        let entity = key::read_entity(&new_key[PREFIX_BYTES..]).unwrap_or_default();
         if rows.base.is_none()
             && to.cold_part(&entity).is_some()
             && !rows.need_no_snapshot(view, to).map_err(damaged)?
         {
             continue;
         }
-        let combined = rows.combine(view, Some(to));
+        let combined = rows.combine(view, Some(to), inner.erasures.erased_ms(id.tenant, &entity));
         let value = combined.map_err(damaged)?;
         entries.push(Entry { key: new_key.into(), hash, found: value.as_deref().map(Arc::from) });
     }
@@ -69,16 +69,14 @@ impl Carried {
     /// Drops the old generation's entries, which nobody asks for any more.
     pub(crate) fn forget_old(self, inner: &Inner) {
         for key in self.0 {
-            if let Some(hash) = hash_of(&key) {
-                inner.hot.forget(&key, hash);
+            if let Some((id, entity)) = read_key(&key) {
+                inner.hot.forget(&key, key::key_hash(id.view, id.tenant, entity.as_bytes()));
             }
         }
     }
 }
 
-/// The hash of a base key.
-fn hash_of(key: &[u8]) -> Option<u64> {
-    let id = GenerationId::of_key(key)?;
-    let entity = key::read_entity(key.get(PREFIX_BYTES..)?)?;
-    Some(key::key_hash(id.view, id.tenant, entity.as_bytes()))
+/// The parts of a base key.
+fn read_key(key: &[u8]) -> Option<(GenerationId, String)> {
+    Some((GenerationId::of_key(key)?, key::read_entity(key.get(PREFIX_BYTES..)?)?))
 }

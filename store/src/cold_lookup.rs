@@ -27,13 +27,15 @@ pub(crate) struct ColdKey {
     pub(crate) view: Arc<View>,
     pub(crate) generation: Arc<Generation>,
     pub(crate) live: Option<Box<[u8]>>,
+    pub(crate) erased_ms: Option<i64>,
 }
 
 impl ColdKey {
     /// What stands for the key, given what its file holds.
     fn combine(&self, stored: Option<Arc<[u8]>>) -> Result<Found, Damaged> {
         let live = self.live.as_deref().map(|live| Value::Owned(live.to_vec()));
-        let combined = Rows { base: stored.map(Value::Shared), live }.combine(&self.view, Some(&self.generation))?;
+        let rows = Rows { base: stored.map(Value::Shared), live };
+        let combined = rows.combine(&self.view, Some(&self.generation), self.erased_ms)?;
         Ok(combined.map(|value| match value {
             Value::Shared(bytes) => bytes,
             other => Arc::from(&*other),

@@ -4,6 +4,8 @@
 //! none, the snapshot's own time (`as_of`): the snapshot knew everything up to then, so what it left out is gone. Of a change and a row
 //! of the same event time the snapshot's row stands if the snapshot is at least as new. The rule is the same for each element of a
 //! `last_n` view as for the one row of a `latest` view.
+//!
+//! A snapshot's row that is erased counts as left out: what live changes show must be the same before and after its bytes are gone.
 
 use std::borrow::Cow;
 
@@ -24,22 +26,30 @@ pub(crate) struct Published<'a> {
     schema: &'a RowSchema,
     /// `last_n` only: the feature of those rows that identifies an element.
     element: Option<usize>,
+    /// Up to when the entity's rows are erased.
+    erased_ms: Option<i64>,
 }
 
 impl<'a> Published<'a> {
-    pub(crate) fn new(view: &'a View, generation: Option<&'a Generation>) -> Published<'a> {
+    pub(crate) fn new(view: &'a View, generation: Option<&'a Generation>, erased_ms: Option<i64>) -> Published<'a> {
         let schema = generation.map_or(&view.schema, |generation| &generation.schema);
         let element_key = view.config.element_key.as_deref();
         Published {
             as_of_ms: generation.map(|generation| generation.manifest.as_of_ms),
             element: element_key.and_then(|name| schema.stored_as(&view.schema, name)),
             schema,
+            erased_ms,
         }
     }
 
     /// What identifies an element among the snapshot's rows.
     pub(crate) fn element_key<'r>(&self, row: &'r [u8]) -> Result<Cow<'r, [u8]>, Damaged> {
         self.schema.element_key(self.element.ok_or(Damaged("its schema has no element key"))?, row)
+    }
+
+    /// Whether a row of the snapshot is erased.
+    pub(crate) fn is_erased(&self, row_time_ms: i64) -> bool {
+        self.erased_ms.is_some_and(|erased_ms| row_time_ms <= erased_ms)
     }
 
     /// Whether `change` stands against the snapshot's row of the same element, or against its absence.
@@ -80,7 +90,7 @@ fn latest<'a>(
     base: Option<&'a [u8]>,
     delta: &Delta<'a>,
 ) -> Result<Option<Cow<'a, [u8]>>, Damaged> {
-    let time = base.map(event_time_ms).transpose()?;
+    let time = base.map(event_time_ms).transpose()?.filter(|time| !snapshot.is_erased(*time));
     let standing = delta.changes.first().filter(|change| snapshot.yields_to(change, time));
     Ok(standing.map_or(base, |change| change.row).map(Cow::Borrowed))
 }
@@ -97,6 +107,9 @@ fn last_n<'a>(
         for element in Elements::new(base)? {
             let row = element?;
             let time = event_time_ms(row)?;
+            if snapshot.is_erased(time) {
+                continue;
+            }
             let key = snapshot.element_key(row)?;
             let change = delta.changes.iter().position(|change| change.element == &*key);
             if let Some(index) = change {

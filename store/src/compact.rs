@@ -3,7 +3,8 @@
 //!
 //! Files are rewritten by RocksDB itself: the rows are deleted (or, where a history has newer elements, replaced) by one synced write for each
 //! file, together with the record's new count, and then that file alone is compacted. A crash in between leaves a small file on
-//! top of the one it changes; the next start compacts it before anything is counted.
+//! top of the one it changes; the next start, or the next call, compacts it before anything is counted. Nothing is compacted while a fetch
+//! still sees the rows as they were: RocksDB would keep them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,11 +22,10 @@ use crate::elements::{self, Elements};
 use crate::erasure::{Erasure, ErasureRecord};
 use crate::files;
 use crate::generation::{Generation, Pair};
-use crate::key::{self, GenerationId, MAX_ENTITY_BYTES, PREFIX_BYTES};
+use crate::key::{self, MAX_ENTITY_BYTES, PREFIX_BYTES};
 use crate::live::{Touched, read_key, tell_hot};
 use crate::manifest::ManifestFile;
 use crate::meta::{self, MetaRecord};
-use crate::plan::View;
 use crate::publish;
 use crate::row::{Damaged, event_time_ms};
 use crate::store::Inner;
@@ -75,12 +75,12 @@ pub(crate) fn compact_erased(inner: &Inner) -> Result<Compacted, Error> {
         return Ok(compacted);
     }
     compact_live(inner, &mut compacted)?;
+    inner.warm.finish_compactions()?;
     let files = inner.warm.base_files()?;
-    for view in &inner.views {
-        for tenant in inner.generations.load().tenants(view.config.id) {
-            if inner.erasures.has(tenant) {
-                compact_generations(inner, view, tenant, &files, &mut compacted)?;
-            }
+    // Views that are no longer declared included.
+    for (view, tenant) in inner.generations.load().views() {
+        if inner.erasures.has(tenant) {
+            compact_generations(inner, view, tenant, &files, &mut compacted)?;
         }
     }
     compact_cold(inner, &mut compacted)?;
@@ -92,7 +92,7 @@ pub(crate) fn compact_erased(inner: &Inner) -> Result<Compacted, Error> {
 fn compact_live(inner: &Inner, compacted: &mut Compacted) -> Result<(), Error> {
     let end = [0xFF; key::LIVE_PREFIX_BYTES + 1];
     let mut from = Vec::new();
-    let mut taken = Vec::new();
+    let mut met = false;
     loop {
         let _alone = inner.live.write_alone();
         let chunk: Vec<_> = inner.warm.scan_live(&from, &end)?.take(CHUNK).collect::<Result<_, _>>()?;
@@ -106,25 +106,28 @@ fn compact_live(inner: &Inner, compacted: &mut Compacted) -> Result<(), Error> {
             let damaged = |damaged: Damaged| Error::damaged(inner.warm.path(), format!("a live row: {}", damaged.0));
             let mut delta = Delta::decode(value).map_err(damaged)?;
             delta.changes.retain(|change| change.event_time_ms > erased_ms);
+            if delta.is_cleared_by(erased_ms) {
+                delta.forget_clearing();
+            }
             let mut left = Vec::new();
-            if !delta.changes.is_empty() {
+            if !delta.is_empty() {
                 delta.encode(&mut left);
             }
-            inner.warm.replace_live(&mut batch, live_key, &left)?;
-            taken.push(live_key.clone());
+            met = true;
+            if left != **value {
+                inner.warm.replace_live(&mut batch, live_key, &left)?;
+                compacted.live += 1;
+            }
         }
         if !batch.is_empty() {
             inner.warm.write_synced(batch)?;
         }
     }
-    if taken.is_empty() {
-        return Ok(());
-    }
-    compacted.live += taken.len() as u64;
     inner.warm.flush()?;
-    inner.warm.outlive_snapshots();
-    for live_key in taken {
-        inner.warm.compact(Family::Live, &live_key, &live_key)?;
+    // Deletions in the files may be of a call that was cut short: their keys are not to be seen any more, but what they delete is still there.
+    if met || inner.warm.live_has_deletions()? {
+        inner.warm.outlive_snapshots()?;
+        inner.warm.compact(Family::Live, &[], &end)?;
     }
     Ok(())
 }
@@ -134,16 +137,16 @@ pub(crate) type Left = Option<Vec<u8>>;
 
 fn compact_generations(
     inner: &Inner,
-    view: &View,
+    view: u16,
     tenant: TenantId,
     files: &[BaseFile],
     compacted: &mut Compacted,
 ) -> Result<(), Error> {
-    let Some(mut record) = MetaRecord::read(&inner.warm, view.config.id, tenant)? else { return Ok(()) };
-    let ids: Vec<_> = record.generations().map(|manifest| manifest.id()).collect();
-    for id in ids {
+    let Some(mut record) = MetaRecord::read(&inner.warm, view, tenant)? else { return Ok(()) };
+    let generations: Vec<_> = record.generations().map(|manifest| (manifest.id(), manifest.schema.kind)).collect();
+    for (id, kind) in generations {
         for file in files.iter().filter(|file| file.generation() == Some(id)) {
-            let erased = find_erased(inner, view, id, file)?;
+            let erased = find_erased(inner, tenant, kind, file)?;
             if erased.is_empty() {
                 continue;
             }
@@ -155,10 +158,7 @@ fn compact_generations(
             record.add_to(&inner.warm, &mut batch)?;
             inner.warm.write_synced(batch)?;
             inner.warm.flush()?;
-            inner.warm.outlive_snapshots();
-            if let Some(((first, _), (last, _))) = erased.first_key_value().zip(erased.last_key_value()) {
-                inner.warm.compact(Family::Base, first, last)?;
-            }
+            inner.warm.finish_compactions()?;
             compacted.rows += erased.len() as u64;
             compacted.files += 1;
         }
@@ -166,20 +166,21 @@ fn compact_generations(
     Ok(())
 }
 
+/// What a file holds of erased entities, and what is to be left of each value.
 fn find_erased(
     inner: &Inner,
-    view: &View,
-    id: GenerationId,
+    tenant: TenantId,
+    kind: ViewKind,
     file: &BaseFile,
 ) -> Result<BTreeMap<Box<[u8]>, Left>, Error> {
     let mut erased = BTreeMap::new();
     for entry in inner.warm.scan_base(file.first_key(), Bound::Included(file.last_key()))? {
         let (base_key, value) = entry?;
         let entity = base_key.get(PREFIX_BYTES..).and_then(key::read_entity);
-        let erased_ms = entity.and_then(|entity| inner.erasures.erased_ms(id.tenant, &entity));
+        let erased_ms = entity.and_then(|entity| inner.erasures.erased_ms(tenant, &entity));
         let Some(erased_ms) = erased_ms else { continue };
         let damaged = |damaged: Damaged| Error::damaged(inner.warm.path(), format!("a row: {}", damaged.0));
-        let left = left(view, &value, erased_ms).map_err(damaged)?;
+        let left = left(kind, &value, erased_ms).map_err(damaged)?;
         if left.as_deref() != Some(&*value) {
             erased.insert(base_key, left);
         }
@@ -190,16 +191,12 @@ fn find_erased(
 /// Rewrites the cold files that hold erased entities: a new file is written beside the old one, the record names it, and then the old one goes
 /// with its last reader.
 fn compact_cold(inner: &Inner, compacted: &mut Compacted) -> Result<(), Error> {
-    for view in &inner.views {
-        for tenant in inner.generations.load().tenants(view.config.id) {
-            if !inner.erasures.has(tenant) {
-                continue;
-            }
-            let Some(pair) = inner.generations.load().pair(view.config.id, tenant).cloned() else { continue };
-            let live = compact_cold_of(inner, view, &pair.live, compacted)?;
-            let previous = pair.previous.as_ref().map(|previous| compact_cold_of(inner, view, previous, compacted));
-            publish::swap(inner, Pair { live, previous: previous.transpose()?, incoming: None });
-        }
+    for (view, tenant) in inner.generations.load().views() {
+        let pair = inner.generations.load().pair(view, tenant).cloned();
+        let Some(pair) = pair.filter(|_| inner.erasures.has(tenant)) else { continue };
+        let live = compact_cold_of(inner, &pair.live, compacted)?;
+        let previous = pair.previous.as_ref().map(|previous| compact_cold_of(inner, previous, compacted));
+        publish::swap(inner, Pair { live, previous: previous.transpose()?, incoming: None });
     }
     Ok(())
 }
@@ -207,7 +204,6 @@ fn compact_cold(inner: &Inner, compacted: &mut Compacted) -> Result<(), Error> {
 /// The generation as it is afterwards: itself, where none of its files had to be rewritten.
 fn compact_cold_of(
     inner: &Inner,
-    view: &View,
     generation: &Arc<Generation>,
     compacted: &mut Compacted,
 ) -> Result<Arc<Generation>, Error> {
@@ -215,7 +211,7 @@ fn compact_cold_of(
     let mut described = Vec::with_capacity(generation.cold.len());
     let mut old = Vec::new();
     for part in &generation.cold {
-        match rewrite_cold(inner, view, generation, part, compacted)? {
+        match rewrite_cold(inner, generation, part, compacted)? {
             None => described.push(part.described.clone()),
             Some(rewritten) => {
                 described.extend(rewritten);
@@ -226,7 +222,7 @@ fn compact_cold_of(
     if old.is_empty() {
         return Ok(Arc::clone(generation));
     }
-    let Some(mut record) = MetaRecord::read(&inner.warm, view.config.id, manifest.tenant)? else {
+    let Some(mut record) = MetaRecord::read(&inner.warm, manifest.view_id, manifest.tenant)? else {
         return Ok(Arc::clone(generation));
     };
     let parts = inner.cold_folder.open_parts(manifest, &described)?;
@@ -240,15 +236,14 @@ fn compact_cold_of(
 /// Writes a cold file anew without what is erased; `Some(None)` when nothing is left of it, `None` when nothing in it is erased.
 fn rewrite_cold(
     inner: &Inner,
-    view: &View,
     generation: &Generation,
     part: &ColdPart,
     compacted: &mut Compacted,
 ) -> Result<Option<Option<ManifestFile>>, Error> {
-    let tenant = generation.manifest.tenant;
+    let (tenant, kind) = (generation.manifest.tenant, generation.manifest.schema.kind);
     let erased_of = |row: &ColdRow| {
         let erased_ms = inner.erasures.erased_ms(tenant, &row.entity)?;
-        Some(left(view, &row.value, erased_ms))
+        Some(left(kind, &row.value, erased_ms))
     };
     let damaged = |damaged: Damaged| Error::damaged(part.file.path(), format!("the row of an entity: {}", damaged.0));
     let mut changes = false;
@@ -296,8 +291,8 @@ fn next_name(name: &str) -> String {
 }
 
 /// What an erasure leaves of a value.
-pub(crate) fn left(view: &View, value: &[u8], erased_ms: i64) -> Result<Left, Damaged> {
-    match view.config.kind {
+pub(crate) fn left(kind: ViewKind, value: &[u8], erased_ms: i64) -> Result<Left, Damaged> {
+    match kind {
         ViewKind::Latest => Ok((event_time_ms(value)? > erased_ms).then(|| value.to_vec())),
         ViewKind::LastN => newer(value, erased_ms),
     }
@@ -318,4 +313,51 @@ fn newer(value: &[u8], erased_ms: i64) -> Result<Left, Damaged> {
     }
     elements::encode(rows.into_iter(), &mut left);
     Ok(Some(left))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_rows::{points_rows, publish_points, view};
+    use crate::{Store, StoreConfig, Write, WriteKind};
+
+    /// Whether a text is in a file of rows.
+    fn stored(folder: &std::path::Path, text: &str) -> bool {
+        let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut ssts = files.filter(|path| path.extension().is_some_and(|extension| extension == "sst"));
+        ssts.any(|path| fs::read(path).unwrap().windows(text.len()).any(|bytes| bytes == text.as_bytes()))
+    }
+
+    #[test]
+    fn a_compaction_that_a_fetch_held_up_is_finished_by_the_next_call_or_the_next_start() {
+        for (live, reopens) in [(false, false), (false, true), (true, false), (true, true)] {
+            let folder = tempfile::tempdir().unwrap();
+            let config = StoreConfig { path: folder.path().join("store"), ..StoreConfig::default() };
+            let mut store = Store::open(&config, &[view()]).unwrap();
+            // The marks are entities: the first key of a block is stored as it is.
+            publish_points(&store, folder.path(), 1, 1);
+            if live {
+                let rows = points_rows(&["ada"], 5, 50);
+                let write = Write { tenant: TenantId(1), view: "view", kind: WriteKind::Upsert, rows: &rows };
+                store.write(&[write], 5).unwrap();
+                store.0.warm.flush().unwrap();
+            }
+            assert!(stored(&config.path, "ada"));
+            store.erase(TenantId(1), "ada", 9).unwrap();
+            let reading = store.0.warm.snapshot();
+            for _ in 0..2 {
+                let refused = store.compact_erased().unwrap_err().to_string();
+                assert!(refused.contains("a fetch still reads what they held before; try again"), "{refused}");
+            }
+            drop(reading);
+            if reopens {
+                drop(store);
+                store = Store::open(&config, &[view()]).unwrap();
+            }
+            store.compact_erased().unwrap();
+            assert!(!stored(&config.path, "ada"), "live: {live}, reopened: {reopens}");
+            drop(store);
+            Store::open(&config, &[view()]).unwrap();
+        }
+    }
 }

@@ -47,9 +47,9 @@ pub(crate) struct Delta<'a> {
 }
 
 impl<'a> Delta<'a> {
-    /// A value without a change, for a view that shows `n` elements.
-    pub(crate) fn new(n: u32) -> Delta<'a> {
-        let kept = if n == 1 { 1 } else { u16::try_from(2 * n + 16).unwrap_or(u16::MAX) };
+    /// A value without a change, for a view that shows `n` elements; `None` for a `latest` view, which has one element only.
+    pub(crate) fn new(n: Option<u32>) -> Delta<'a> {
+        let kept = n.map_or(1, |n| u16::try_from(2 * n + 16).unwrap_or(u16::MAX));
         Delta { kept, cleared_ms: NOTHING_CLEARED, changes: Vec::new() }
     }
 
@@ -129,6 +129,11 @@ impl<'a> Delta<'a> {
         }
     }
 
+    /// Whether everything up to some time is deleted, and that time is not after `time_ms`.
+    pub(crate) fn is_cleared_by(&self, time_ms: i64) -> bool {
+        self.cleared_ms != NOTHING_CLEARED && self.cleared_ms <= time_ms
+    }
+
     /// Takes back that everything up to some time is deleted.
     pub(crate) fn forget_clearing(&mut self) {
         self.cleared_ms = NOTHING_CLEARED;
@@ -186,7 +191,7 @@ mod tests {
     type Owned = (u8, i64, u64, bool);
 
     fn delta<'a>(n: u32, cleared_ms: Option<i64>, changes: &[Owned], names: &'a [[u8; 1]]) -> Delta<'a> {
-        let mut delta = Delta::new(n);
+        let mut delta = Delta::new(Some(n));
         delta.cleared_ms = cleared_ms.unwrap_or(NOTHING_CLEARED);
         delta.changes = changes
             .iter()
@@ -265,8 +270,19 @@ mod tests {
     }
 
     #[test]
+    fn a_history_of_one_element_remembers_what_a_tombstone_can_bring_back() {
+        let names = [[0], [1]];
+        let at = |element, time, row| encoded(&delta(1, None, &[(element, time, 1, row)], &names));
+        let early = merge([at(0, 10, true), at(1, 20, true)].iter().map(Vec::as_slice)).unwrap();
+        let merged = merge([early, at(1, 30, false)].iter().map(Vec::as_slice)).unwrap();
+        let changes = Delta::decode(&merged).unwrap().changes;
+        let seen: Vec<_> = changes.iter().map(|c| (c.element[0], c.event_time_ms, c.row.is_some())).collect();
+        assert_eq!(seen, [(1, 30, false), (0, 10, true)]);
+    }
+
+    #[test]
     fn rows_are_bounded_and_tombstones_fold_into_a_clearing() {
-        let mut delta = Delta::new(2);
+        let mut delta = Delta::new(Some(2));
         let names: Vec<[u8; 4]> = (0..12_000u32).map(u32::to_be_bytes).collect();
         let change = |index: usize, row| Change {
             event_time_ms: index as i64,

@@ -101,9 +101,9 @@ impl Generations {
         self.0.values().flat_map(|pair| std::iter::once(&pair.live).chain(&pair.previous))
     }
 
-    /// The tenants that have a generation of a view.
-    pub(crate) fn tenants(&self, view: u16) -> Vec<TenantId> {
-        self.0.keys().filter(|(of, _)| *of == view).map(|(_, tenant)| *tenant).collect()
+    /// The views, and tenants of each, that have a generation.
+    pub(crate) fn views(&self) -> impl Iterator<Item = (u16, TenantId)> {
+        self.0.keys().copied()
     }
 
     pub(crate) fn insert(&mut self, pair: Pair) {

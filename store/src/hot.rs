@@ -106,6 +106,12 @@ impl Hot {
         self.shards.forget(key, hash);
     }
 
+    /// What stops inserts for a test.
+    #[cfg(test)]
+    pub(crate) fn gate(&self) -> &crate::never_stale::Gate {
+        &self.shards.gate
+    }
+
     /// All keys held that start with `prefix`, in no order.
     pub(crate) fn keys(&self, prefix: &[u8]) -> Vec<Arc<Box<[u8]>>> {
         self.filler.settle();
@@ -142,6 +148,8 @@ pub(crate) struct Shards {
     clock: AtomicU64,
     /// Bytes held, where the caches count entries and do not know.
     counted: Option<Arc<AtomicU64>>,
+    #[cfg(test)]
+    gate: crate::never_stale::Gate,
 }
 
 struct Shard {
@@ -181,7 +189,13 @@ impl Shards {
             .build_with_hasher(RandomState::default())
         };
         let shard = |number| Shard { cache: cache(number), last_writes: Mutex::new(vec![0; STRIPES_PER_SHARD].into()) };
-        Shards { shards: (0..count).map(shard).collect(), clock: AtomicU64::new(0), counted }
+        Shards {
+            shards: (0..count).map(shard).collect(),
+            clock: AtomicU64::new(0),
+            counted,
+            #[cfg(test)]
+            gate: Default::default(),
+        }
     }
 
     pub(crate) fn clock(&self) -> Clock {
@@ -196,6 +210,8 @@ impl Shards {
 
     /// Remembers what the database answered, except what has been written since it was asked.
     pub(crate) fn insert_all(&self, filling: Filling) {
+        #[cfg(test)]
+        self.gate.pass();
         for Entry { key, hash, found } in filling.entries {
             let Some(shard) = self.shard(hash) else { return };
             let last_writes = shard.lock();

@@ -124,6 +124,8 @@ mod cold_test_files;
 #[cfg(test)]
 mod log_model;
 #[cfg(test)]
+mod never_stale;
+#[cfg(test)]
 mod test_rows;
 
 pub use batch::EntityRef;

@@ -191,6 +191,7 @@ pub(crate) fn write(inner: &Inner, writes: &[Write<'_>], now_ms: i64) -> Result<
     }
     let Gathering { batch, touched, written, .. } = gathering;
     if touched.is_empty() {
+        metrics::record_write(&written);
         return Ok(written);
     }
     touched.iter().for_each(|key| inner.live.note(key.hash));
@@ -324,7 +325,7 @@ impl Gathering<'_> {
             return Ok(false);
         }
         let sequence = self.inner.live.sequence.fetch_add(1, Ordering::Relaxed);
-        let mut delta = Delta::new(view.config.n.unwrap_or(1));
+        let mut delta = Delta::new(view.config.n);
         delta.changes.push(Change { sequence, ..change });
         self.merge(view, tenant, entity, &delta)
     }
@@ -333,7 +334,7 @@ impl Gathering<'_> {
         if self.is_erased(tenant, entity, event_time_ms) {
             return Ok(false);
         }
-        let mut delta = Delta::new(view.config.n.unwrap_or(1));
+        let mut delta = Delta::new(view.config.n);
         delta.cleared_ms = event_time_ms;
         self.merge(view, tenant, entity, &delta)
     }

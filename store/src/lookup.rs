@@ -60,6 +60,8 @@ pub(crate) struct Reading<'a> {
     pub(crate) snapshot: &'a Snapshot<'a>,
     pub(crate) hot: &'a Hot,
     pub(crate) readers: &'a Readers,
+    /// For each distinct entity the time up to which its rows are erased; empty where nobody is.
+    pub(crate) erased: &'a [Option<i64>],
     pub(crate) cold: &'a ColdTier,
     /// Until when the cold tier is waited for.
     pub(crate) deadline: Instant,
@@ -127,6 +129,7 @@ fn read_misses<'a>(
         stats.bytes_read += rows.bytes() as u64;
         let view = &plan.views[position / batch.unique].view;
         let generation = batch.generation(position);
+        let erased_ms = reading.erased.get(position % batch.unique).copied().flatten();
         let damaged = |damaged| damaged_row(reading.snapshot, view, damaged);
         if let Some(generation) = generation.filter(|generation| rows.base.is_none() && !generation.cold.is_empty()) {
             let entity = batch.entities[position % batch.unique].entity;
@@ -140,11 +143,13 @@ fn read_misses<'a>(
                     view: Arc::clone(view),
                     generation: Arc::clone(generation),
                     live: rows.live.as_deref().map(Box::from),
+                    erased_ms,
                 });
                 continue;
             }
         }
-        let mut value = rows.combine(view, generation.map(|generation| &**generation)).map_err(damaged)?;
+        let combined = rows.combine(view, generation.map(|generation| &**generation), erased_ms);
+        let mut value = combined.map_err(damaged)?;
         if fills {
             let row: Option<Arc<[u8]>> = value.as_deref().map(Arc::from);
             entries.push(Entry { key: batch.key(position).into(), hash: batch.hash(position), found: row.clone() });
@@ -201,11 +206,17 @@ impl<'db> Rows<'db> {
     }
 
     /// The value that stands. Almost always there are no live rows, and it stays where it lies.
-    pub(crate) fn combine(self, view: &View, generation: Option<&Generation>) -> Result<Option<Value<'db>>, Damaged> {
+    pub(crate) fn combine(
+        self,
+        view: &View,
+        generation: Option<&Generation>,
+        erased_ms: Option<i64>,
+    ) -> Result<Option<Value<'db>>, Damaged> {
         let Some(live) = self.live else {
             return Ok(self.base);
         };
-        let combined = combine::combine(&view.config, Published::new(view, generation), self.base.as_deref(), &live)?;
+        let published = Published::new(view, generation, erased_ms);
+        let combined = combine::combine(&view.config, published, self.base.as_deref(), &live)?;
         Ok(combined.map(|value| Value::Owned(value.into_owned())))
     }
 }

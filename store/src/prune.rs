@@ -47,7 +47,8 @@ pub(crate) fn prune(inner: &Inner, view: &View, generations: &[Arc<Generation>])
         let mut gone = 0;
         for (live_key, value) in &chunk {
             let mut delta = Delta::decode(value).map_err(damaged)?;
-            if delta.changes.iter().all(|change| change.event_time_ms > covered_ms) && delta.cleared_ms > covered_ms {
+            if delta.changes.iter().all(|change| change.event_time_ms > covered_ms) && !delta.is_cleared_by(covered_ms)
+            {
                 continue;
             }
             let entity = read_key(live_key).map(|(_, _, entity)| entity).unwrap_or_default();
@@ -55,15 +56,16 @@ pub(crate) fn prune(inner: &Inner, view: &View, generations: &[Arc<Generation>])
                 // What its cold row says is not worth a slow read; it goes when the entity is placed warm.
                 continue;
             }
+            let erased_ms = inner.erasures.erased_ms(tenant, &entity);
             let mut shown = Vec::with_capacity(generations.len());
             for generation in generations {
-                shown.push(Shown::read(&snapshot, view, generation, live_key)?);
+                shown.push(Shown::read(&snapshot, view, generation, erased_ms, live_key)?);
             }
             let before = delta.changes.len();
             let covered =
                 |time: i64, element: &[u8]| time <= covered_ms && shown.iter().all(|shown| shown.covers(time, element));
             delta.changes.retain(|change| !covered(change.event_time_ms, change.element));
-            if delta.cleared_ms <= covered_ms && shown.iter().all(|shown| shown.is_after(delta.cleared_ms)) {
+            if delta.is_cleared_by(covered_ms) && shown.iter().all(|shown| shown.is_after(delta.cleared_ms)) {
                 delta.forget_clearing();
             }
             gone += (before - delta.changes.len()) as u64;
@@ -97,18 +99,27 @@ pub(crate) fn prune(inner: &Inner, view: &View, generations: &[Arc<Generation>])
 struct Shown(Vec<(Vec<u8>, i64)>);
 
 impl Shown {
-    fn read(snapshot: &Snapshot<'_>, view: &View, generation: &Generation, live_key: &[u8]) -> Result<Shown, Error> {
+    fn read(
+        snapshot: &Snapshot<'_>,
+        view: &View,
+        generation: &Generation,
+        erased_ms: Option<i64>,
+        live_key: &[u8],
+    ) -> Result<Shown, Error> {
         let GenerationId { generation: number, .. } = generation.manifest.id();
         let mut key = Vec::with_capacity(live_key.len() + PREFIX_BYTES - key::LIVE_PREFIX_BYTES);
         key.extend_from_slice(&live_key[..key::LIVE_PREFIX_BYTES]);
         key.extend_from_slice(&number.to_be_bytes());
         key.extend_from_slice(&live_key[key::LIVE_PREFIX_BYTES..]);
         let rows = snapshot.read(&[&key])?;
+        let published = Published::new(view, Some(generation), erased_ms);
         let elements = match rows.first().and_then(Option::as_ref) {
             None => Ok(Vec::new()),
-            Some(value) => elements(view, generation, value),
+            Some(value) => elements(view, published, value),
         };
-        elements.map(Shown).map_err(|damaged| damaged_row(snapshot, view, damaged))
+        let mut elements = elements.map_err(|damaged| damaged_row(snapshot, view, damaged))?;
+        elements.retain(|(_, time)| !published.is_erased(*time));
+        Ok(Shown(elements))
     }
 
     /// Whether a change of that time and element says nothing that the snapshot does not know.
@@ -121,11 +132,10 @@ impl Shown {
     }
 }
 
-fn elements(view: &View, generation: &Generation, value: &[u8]) -> Result<Vec<(Vec<u8>, i64)>, Damaged> {
+fn elements(view: &View, published: Published<'_>, value: &[u8]) -> Result<Vec<(Vec<u8>, i64)>, Damaged> {
     match view.config.kind {
         ViewKind::Latest => Ok(vec![(Vec::new(), event_time_ms(value)?)]),
         ViewKind::LastN => {
-            let published = Published::new(view, Some(generation));
             let element = |row| Ok((published.element_key(row)?.into_owned(), event_time_ms(row)?));
             Elements::new(value)?.map(|row| element(row?)).collect()
         }

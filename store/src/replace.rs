@@ -50,7 +50,7 @@ pub(crate) fn replace(
         let (entity, value) = row?;
         let value = match inner.erasures.erased_ms(tenant, &entity) {
             None => value,
-            Some(erased_ms) => match left(view, &value, erased_ms).map_err(damaged)? {
+            Some(erased_ms) => match left(view.config.kind, &value, erased_ms).map_err(damaged)? {
                 None => continue,
                 Some(value) => value.into(),
             },

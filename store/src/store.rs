@@ -53,9 +53,9 @@ pub(crate) struct Inner {
     pub(crate) cold_folder: ColdFolder,
     /// See [`meta::name`].
     pub(crate) name: String,
-    readers: Readers,
+    pub(crate) readers: Readers,
     pub(crate) cold: ColdTier,
-    cold_budget: Duration,
+    pub(crate) cold_budget: Duration,
     max_fetch_keys: usize,
     /// Held by whoever changes meta.
     changing_meta: Mutex<()>,
@@ -136,17 +136,18 @@ impl Store {
         let snapshot = inner.warm.snapshot();
         let live = inner.generations.load();
         let batch = Batch::new(plan, entities, &live);
+        let erased = inner.erasures.erased_of(batch.entities.iter().map(|asked| (asked.tenant, asked.entity)));
         let deadline = started + inner.cold_budget;
         let Inner { hot, readers, cold, .. } = inner;
-        let reading = Reading { read_at, filter: &filter, snapshot: &snapshot, hot, readers, cold, deadline };
+        let (snapshot, filter, erased) = (&snapshot, &*filter, &*erased);
+        let reading = Reading { read_at, filter, snapshot, hot, erased, readers, cold, deadline };
         let found = look_up(plan, &batch, &reading, &mut stats)?;
         check_bytes(&batch, &found)?;
-        let erased = inner.erasures.erased_of(batch.entities.iter().map(|asked| (asked.tenant, asked.entity)));
-        let moment = Moment { now_ms, erased: &erased };
+        let moment = Moment { now_ms, erased };
         let mut views = Vec::with_capacity(plan.views.len());
         for (index, planned) in plan.views.iter().enumerate() {
             let view = decode(planned, index, &batch, &found, &moment, &mut stats);
-            let view = view.map_err(|damaged| damaged_row(&snapshot, &planned.view, damaged))?;
+            let view = view.map_err(|damaged| damaged_row(snapshot, &planned.view, damaged))?;
             planned.view.metrics().record(&view, now_ms);
             views.push(view);
         }
@@ -285,7 +286,8 @@ mod tests {
         let tier = || {
             let Inner { hot, readers, cold, .. } = &*store.0;
             let (read_at, deadline) = (hot.clock(), Instant::now());
-            let reading = Reading { read_at, filter: &filter, snapshot: &snapshot, hot, readers, cold, deadline };
+            let reading =
+                Reading { read_at, filter: &filter, snapshot: &snapshot, hot, erased: &[], readers, cold, deadline };
             look_up(&plan, &batch, &reading, &mut FetchStats::default()).unwrap()[0].tier
         };
 

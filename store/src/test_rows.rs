@@ -36,18 +36,20 @@ pub(crate) fn build_points(folder: &Path, tenant: u32, generation: u32) -> PathB
     let dir = folder.join(format!("built-{tenant}-{generation}"));
     let limits = WriterLimits::default();
     let mut writer = GenerationWriter::create(&dir, &view(), TenantId(tenant), generation, 0, limits).unwrap();
-    let points = i64::from(generation);
-    let rows = RecordBatch::try_new(
-        view().arrow_schema(),
-        vec![
-            Arc::new(StringArray::from(vec!["ada", "bob"])),
-            Arc::new(TimestampMillisecondArray::from(vec![0, 0]).with_timezone("UTC")),
-            Arc::new(Int64Array::from(vec![points, points])),
-        ],
-    );
-    writer.append(&rows.unwrap()).unwrap();
+    writer.append(&points_rows(&["ada", "bob"], 0, i64::from(generation))).unwrap();
     writer.finish().unwrap();
     dir
+}
+
+/// Rows of one event time and number of points.
+pub(crate) fn points_rows(entities: &[&str], event_time_ms: i64, points: i64) -> RecordBatch {
+    let times = TimestampMillisecondArray::from(vec![event_time_ms; entities.len()]);
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from(entities.to_vec())),
+        Arc::new(times.with_timezone("UTC")),
+        Arc::new(Int64Array::from(vec![points; entities.len()])),
+    ];
+    RecordBatch::try_new(view().arrow_schema(), columns).unwrap()
 }
 
 pub(crate) fn publish_points(store: &Store, folder: &Path, tenant: u32, generation: u32) -> Published {

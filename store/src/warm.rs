@@ -26,7 +26,7 @@ const LIVE: &str = "live";
 const META: &str = "meta";
 
 /// How long a compaction waits for the fetches that were under way.
-const SNAPSHOTS_WAIT: Duration = Duration::from_secs(5);
+const SNAPSHOTS_WAIT: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5000 });
 
 /// Changes of one key that may pile up in RAM before a write merges them.
 const MAX_UNMERGED: usize = 16;
@@ -206,21 +206,35 @@ impl Warm {
     }
 
     /// Waits until no fetch sees the database as it was before this call: what it sees, a compaction must keep.
-    pub(crate) fn outlive_snapshots(&self) {
+    pub(crate) fn outlive_snapshots(&self) -> Result<(), Error> {
         let now = self.sequence();
         let until = Instant::now() + SNAPSHOTS_WAIT;
         let oldest = || self.db.property_int_value("rocksdb.oldest-snapshot-sequence").ok().flatten().unwrap_or(0);
-        while (1..now).contains(&oldest()) && Instant::now() < until {
+        while (1..now).contains(&oldest()) {
+            if Instant::now() > until {
+                let reason = "a fetch still reads what they held before; try again";
+                let error = io::Error::new(io::ErrorKind::TimedOut, reason);
+                return Err(Error::disk("rewrite files of", &self.path)(error));
+            }
             thread::sleep(Duration::from_millis(1));
         }
+        Ok(())
     }
 
-    /// Compacts what an interrupted compaction left lying on top of the base family's files.
+    /// Compacts the files that lie on top of the base family's: those of a compaction under way, or of one that was cut short.
     pub(crate) fn finish_compactions(&self) -> Result<(), Error> {
-        for file in self.base_files()?.iter().filter(|file| file.level == 0) {
-            self.compact(Family::Base, &file.first_key, &file.last_key)?;
+        let mut on_top = self.base_files()?;
+        on_top.retain(|file| file.level == 0);
+        if !on_top.is_empty() {
+            self.outlive_snapshots()?;
         }
-        Ok(())
+        on_top.iter().try_for_each(|file| self.compact(Family::Base, &file.first_key, &file.last_key))
+    }
+
+    /// Whether a file of the live family holds deletions. What they delete may still be in another file.
+    pub(crate) fn live_has_deletions(&self) -> Result<bool, Error> {
+        let files = self.db.live_files().map_err(disk("list", &self.path))?;
+        Ok(files.iter().any(|file| file.column_family_name == LIVE && file.num_deletions > 0))
     }
 
     /// One of RocksDB's figures; where it is one of a family, the sum over all families.

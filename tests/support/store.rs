@@ -10,8 +10,8 @@ use arrow::array::{
     ListBuilder, RecordBatch, StringArray, TimestampMillisecondArray,
 };
 use larder_store::{
-    EntityRef, FeatureConfig, FeatureRef, FeatureType, GenerationWriter, Manifest, Plan, Store, StoreConfig, TenantId,
-    ViewConfig, ViewKind, WriterLimits,
+    EntityRef, Error, FeatureConfig, FeatureRef, FeatureType, GenerationWriter, Manifest, Plan, Published, Store,
+    StoreConfig, TenantId, ViewConfig, ViewKind, Write, WriteKind, WriterLimits, Written,
 };
 
 /// One value of a feature.
@@ -181,11 +181,23 @@ pub(crate) fn build_within(
     view: &ViewConfig,
     tenant: u32,
     generation: u32,
+    rows: Vec<Row>,
+) -> Manifest {
+    build_as_of(i64::from(generation), limits, dir, view, tenant, generation, rows)
+}
+
+/// The same with the state of a time of its own.
+pub(crate) fn build_as_of(
+    as_of_ms: i64,
+    limits: WriterLimits,
+    dir: &Path,
+    view: &ViewConfig,
+    tenant: u32,
+    generation: u32,
     mut rows: Vec<Row>,
 ) -> Manifest {
     rows.sort_by(|a, b| a.entity.cmp(&b.entity));
-    let as_of = i64::from(generation);
-    let mut writer = GenerationWriter::create(dir, view, TenantId(tenant), generation, as_of, limits).unwrap();
+    let mut writer = GenerationWriter::create(dir, view, TenantId(tenant), generation, as_of_ms, limits).unwrap();
     for part in rows.chunks(7) {
         writer.append(&batch(view, part)).unwrap();
     }
@@ -205,6 +217,51 @@ pub(crate) fn publish(
     build(&dir, view, tenant, generation, rows);
     store.publish(&dir).unwrap();
     dir
+}
+
+/// The canonical batch of deletions: entity, event time, and in a history which element, or all.
+pub(crate) fn deletions(view: &ViewConfig, keys: &[(&str, i64, Option<Value>)]) -> RecordBatch {
+    let entities = keys.iter().map(|(entity, ..)| entity);
+    let times = TimestampMillisecondArray::from_iter_values(keys.iter().map(|(_, time, _)| *time));
+    let mut columns: Vec<ArrayRef> =
+        vec![Arc::new(StringArray::from_iter_values(entities)), Arc::new(times.with_timezone("UTC"))];
+    if let Some(element) = &view.element_key {
+        let feature = view.features.iter().find(|feature| &feature.name == element).unwrap();
+        columns.push(column(feature.data_type, keys.iter().map(|(.., element)| element.as_ref())));
+    }
+    RecordBatch::try_new(view.deletion_schema(), columns).unwrap()
+}
+
+/// Far enough ahead of every event time in a test.
+pub(crate) const NOW_MS: i64 = 1_000_000;
+
+/// Writes rows live.
+pub(crate) fn upsert(store: &Store, view: &ViewConfig, tenant: u32, rows: &[Row]) -> Written {
+    let rows = batch(view, rows);
+    let write = Write { tenant: TenantId(tenant), view: &view.name, kind: WriteKind::Upsert, rows: &rows };
+    store.write(&[write], NOW_MS).unwrap()
+}
+
+/// Writes deletions live.
+pub(crate) fn delete(store: &Store, view: &ViewConfig, tenant: u32, keys: &[(&str, i64, Option<Value>)]) -> Written {
+    let rows = deletions(view, keys);
+    let write = Write { tenant: TenantId(tenant), view: &view.name, kind: WriteKind::Delete, rows: &rows };
+    store.write(&[write], NOW_MS).unwrap()
+}
+
+/// Builds the state of a time and publishes it.
+pub(crate) fn publish_as_of(
+    store: &Store,
+    folder: &Path,
+    view: &ViewConfig,
+    tenant: u32,
+    generation: u32,
+    as_of_ms: i64,
+    rows: Vec<Row>,
+) -> Result<Published, Error> {
+    let dir = folder.join(format!("built-{}-{tenant}-{generation}", view.name));
+    build_as_of(as_of_ms, WriterLimits::default(), &dir, view, tenant, generation, rows);
+    store.publish(&dir)
 }
 
 /// A profile row that says one number in several of its features, and nothing in the others.
