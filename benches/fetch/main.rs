@@ -6,9 +6,9 @@
 //! batch by batch, on the same users and with the same allocator, and must produce the same arrays; figures are ratios of medians.
 //! What needs a server has it on the other core.
 //!
-//! LARDER_BENCH_USERS sets the number of users (1,000,000; 20,000 makes a quick run of under a minute), LARDER_BENCH_BATCHES the
-//! number of batches (1,000), LARDER_BENCH_COLD_ROWS the rows of the snapshot that DuckDB is asked about (ten per user). A baseline whose program is missing
-//! is named and left out. The result goes to target/bench/fetch.json of the checkout.
+//! LARDER_BENCH_USERS sets the number of users (1,000,000; 20,000 makes a quick run of about a minute), LARDER_BENCH_BATCHES the number of
+//! batches (1,000), LARDER_BENCH_COLD_ROWS the rows of the cold snapshot (ten per user). A baseline whose program is missing is named and
+//! left out. The result goes to target/bench/fetch.json of the checkout.
 
 mod store;
 mod multiget;
