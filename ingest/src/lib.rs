@@ -1,9 +1,10 @@
 //! Larder's ingest: Parquet snapshots in, generations of the feature store out.
 //!
-//! [`build`] reads the files of one view and tenant, checks every column against the view's declaration, sorts the rows by entity and
-//! hands them to the store's own writer. It opens no store: the node links the finished folder in with `Store::publish`.
+//! [`build`] reads the files of one view and tenant, checks every column against the view's declaration, sorts the rows by entity where
+//! they are not sorted, and hands them to the store's own writer. It opens no store: the node links the finished folder in with `Store::publish`.
 
 mod build;
+mod reading;
 mod source;
 mod convert;
 mod sort;
