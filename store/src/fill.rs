@@ -94,7 +94,7 @@ fn fill(hot: &Shards, receiver: &Receiver<Message>, queued_bytes: &AtomicUsize) 
 mod tests {
     use super::*;
     use crate::config::StoreConfig;
-    use crate::hot::{Hot, HotRow, test_hash};
+    use crate::hot::{HotRow, test_hash};
 
     fn start() -> (Arc<Shards>, Filler) {
         let hot = Arc::new(Shards::new(&StoreConfig::default(), 1));
@@ -108,8 +108,7 @@ mod tests {
     }
 
     fn holds(hot: &Shards, key: &[u8]) -> Option<bool> {
-        let tick = Hot::start(&StoreConfig::default(), 1).unwrap().tick();
-        hot.get(key, test_hash(key), tick).map(|row| row.row().is_some())
+        hot.get(key, test_hash(key)).map(|row| row.row().is_some())
     }
 
     #[test]

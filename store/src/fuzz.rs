@@ -18,7 +18,7 @@ use arrow::datatypes::Float32Type;
 use crate::cold_directory::{Directory, PageEntry};
 use crate::cold_file::{ColdFile, ColdReads};
 use crate::cold_test_files;
-use crate::columns::column;
+use crate::columns::{Rows, column};
 use crate::delta::{self, Change, Delta};
 use crate::elements::{self, Elements};
 use crate::erasure::Erasure;
@@ -85,7 +85,8 @@ fn row() {
     let projection = Projection::new(&schema, &schema, names);
     let read = |bytes: &[u8]| -> Result<(i64, Vec<ArrayRef>), String> {
         let row = Row::new(bytes, &projection).map_err(|damaged| damaged.0)?;
-        let read = |(index, feature): (usize, &FeatureConfig)| column(&[Some(row)], index, feature.data_type);
+        let read =
+            |(index, feature): (usize, &FeatureConfig)| column(&Rows::new(vec![Some(row)]), index, feature.data_type);
         let columns: Result<Vec<_>, _> = view.features.iter().enumerate().map(read).collect();
         Ok((row.event_time_ms(), columns.map_err(|damaged| damaged.0)?))
     };

@@ -3,7 +3,8 @@
 //!
 //! Rows are read from a table of our own; moka decides which of them may stay. Asking moka at every hit would cost more than all the rest of
 //! a hot fetch, because it records each hit in a channel that all readers share and works the channel off on their time. So it hears of a
-//! row's first use in each second, which is as much as an order of last use needs.
+//! row's use only when so many rows have come in since it last did that the row might be pushed out: where nothing comes in, the order of
+//! use means nothing.
 //!
 //! No entry is ever stale. Its key includes the generation, and a generation's rows never change. What can change is what was written live,
 //! and against that stands a clock: a fetch reads it before it reads the database, a write moves it on after its commit and before
@@ -14,7 +15,6 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Instant;
 
 use hashbrown::HashTable;
 use moka::policy::EvictionPolicy;
@@ -35,8 +35,8 @@ const STRIPES_PER_SHARD: usize = 4096;
 pub(crate) struct HotRow {
     /// [`key_hash`](crate::key::key_hash) of the key's view, tenant and entity.
     key_hash: u64,
-    /// When it was used last, see [`Tick`].
-    used: AtomicU32,
+    /// The shard's number of inserts when moka last heard of the row.
+    used_at: AtomicU32,
     key_bytes: u32,
     absent: bool,
     /// The key of the base family, generation included, and then the row.
@@ -50,7 +50,7 @@ impl HotRow {
         bytes.extend_from_slice(row.unwrap_or_default());
         Arc::new(HotRow {
             key_hash,
-            used: AtomicU32::new(0),
+            used_at: AtomicU32::new(0),
             key_bytes: key.len() as u32,
             absent: row.is_none(),
             bytes: bytes.into_boxed_slice(),
@@ -110,15 +110,10 @@ pub(crate) struct Filling {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Clock(u64);
 
-/// Seconds since the tier was started: how exactly last use is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Tick(u32);
-
 /// The hot tier: the shards, and the thread that fills them.
 pub(crate) struct Hot {
     shards: Arc<Shards>,
     filler: Filler,
-    started: Instant,
 }
 
 impl Hot {
@@ -126,7 +121,7 @@ impl Hot {
     pub(crate) fn start(config: &StoreConfig, views: usize) -> io::Result<Hot> {
         let shards = Arc::new(Shards::new(config, views));
         let filler = Filler::start(&shards)?;
-        Ok(Hot { shards, filler, started: Instant::now() })
+        Ok(Hot { shards, filler })
     }
 
     /// The shards themselves, for threads that put rows in when they arrive.
@@ -139,15 +134,10 @@ impl Hot {
         self.shards.clock()
     }
 
-    /// The present second, to be read once for many uses.
-    pub(crate) fn tick(&self) -> Tick {
-        Tick(1 + self.started.elapsed().as_secs() as u32)
-    }
-
     /// What is held about `key`; `None` when nothing is.
     #[inline]
-    pub(crate) fn get(&self, key: &[u8], key_hash: u64, now: Tick) -> Option<Arc<HotRow>> {
-        self.shards.get(key, key_hash, now)
+    pub(crate) fn get(&self, key: &[u8], key_hash: u64) -> Option<Arc<HotRow>> {
+        self.shards.get(key, key_hash)
     }
 
     /// False when the hot tier is turned off, so that filling it would be in vain.
@@ -233,6 +223,9 @@ struct Shard {
     policy: Cache<u64, Arc<HotRow>, BuildHasherDefault<SlotHasher>>,
     /// Bytes of the rows in the table.
     bytes: Arc<AtomicU64>,
+    /// Rows that have come in, and how many more may before moka must hear of a use: a sixteenth of what is held.
+    inserts: AtomicU32,
+    patience: AtomicU32,
     /// The clock at the last write of each stripe. Held while the table changes for an insert or a note.
     last_writes: Mutex<Box<[u64]>>,
 }
@@ -255,12 +248,20 @@ impl Shard {
                 })
                 .build_with_hasher(BuildHasherDefault::default())
         };
-        Shard { table, policy, bytes, last_writes: Mutex::new(vec![0; STRIPES_PER_SHARD].into()) }
+        Shard {
+            table,
+            policy,
+            bytes,
+            inserts: AtomicU32::new(0),
+            patience: AtomicU32::new(0),
+            last_writes: Mutex::new(vec![0; STRIPES_PER_SHARD].into()),
+        }
     }
 
     /// Puts a row in, in place of an older one of the same key. The policy is told after the table, so that what it drops is always found.
     fn insert(&self, row: Arc<HotRow>) {
         let slot = row.slot();
+        row.used_at.store(self.inserts.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
         self.bytes.fetch_add(u64::from(row.weight()), Ordering::Relaxed);
         let mut table = write(&self.table);
         match table.find_mut(slot, |held| held.key() == row.key()) {
@@ -272,6 +273,7 @@ impl Shard {
                 table.insert_unique(slot, Arc::clone(&row), |held| held.slot());
             }
         }
+        self.patience.store((table.len() / 16) as u32, Ordering::Relaxed);
         drop(table);
         self.policy.insert(slot, row);
     }
@@ -346,12 +348,14 @@ impl Shards {
 
     /// What is held about `key`; `None` when nothing is.
     #[inline]
-    pub(crate) fn get(&self, key: &[u8], key_hash: u64, now: Tick) -> Option<Arc<HotRow>> {
+    pub(crate) fn get(&self, key: &[u8], key_hash: u64) -> Option<Arc<HotRow>> {
         let shard = self.shard(key_hash)?;
         let slot = slot(key, key_hash);
         let row = Arc::clone(shard.read().find(slot, |held| held.key() == key)?);
-        if row.used.load(Ordering::Relaxed) != now.0 {
-            row.used.store(now.0, Ordering::Relaxed);
+        let inserts = shard.inserts.load(Ordering::Relaxed);
+        let since = inserts.wrapping_sub(row.used_at.load(Ordering::Relaxed));
+        if since > shard.patience.load(Ordering::Relaxed) {
+            row.used_at.store(inserts, Ordering::Relaxed);
             shard.policy.get(&slot);
         }
         Some(row)
@@ -436,11 +440,7 @@ mod tests {
     }
 
     fn get(hot: &Shards, key: &[u8]) -> Option<Option<Vec<u8>>> {
-        get_at(hot, key, 1)
-    }
-
-    fn get_at(hot: &Shards, key: &[u8], tick: u32) -> Option<Option<Vec<u8>>> {
-        hot.get(key, test_hash(key), Tick(tick)).map(|row| row.row().map(<[u8]>::to_vec))
+        hot.get(key, test_hash(key)).map(|row| row.row().map(<[u8]>::to_vec))
     }
 
     fn write(hot: &Shards, key: &[u8]) {
@@ -493,8 +493,8 @@ mod tests {
         hot.settle();
         for index in 0..20_000u32 {
             insert(&hot, &index.to_be_bytes(), Some(&[0; 100]));
-            // Asked for in every second that passes, and so never the one used least recently.
-            assert!(get_at(&hot, b"first", 2 + index / 100).is_some(), "{index}");
+            // Asked for again and again, and so never the one used least recently.
+            assert!(get(&hot, b"first").is_some(), "{index}");
         }
         hot.settle();
         assert!(hot.bytes() <= 1 << 20, "{} bytes", hot.bytes());

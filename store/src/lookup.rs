@@ -81,9 +81,8 @@ pub(crate) fn look_up<'a>(
     let mut found: Vec<_> =
         (0..batch.len()).map(|_| FoundRow { value: None, tier: Tier::None, in_time: true }).collect();
     let mut misses = Vec::new();
-    let now = reading.hot.tick();
     for position in batch.sorted_positions(plan) {
-        match reading.hot.get(batch.key(position), batch.hash(position), now) {
+        match reading.hot.get(batch.key(position), batch.hash(position)) {
             Some(row) if row.row().is_some() => {
                 stats.hot_hits += 1;
                 found[position] = FoundRow { value: Some(Value::Hot(row)), tier: Tier::Hot, in_time: true };
