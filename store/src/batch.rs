@@ -1,9 +1,11 @@
-//! The keys of one fetch: each distinct (view, tenant, entity) once, in key order, whatever the request repeats. Entities are sorted once
-//! for all views; as keys start with view and tenant, and a tenant has one generation of a view, building the keys view by view in order
-//! of view id yields them sorted.
+//! The keys of one fetch: each distinct (view, tenant, entity) once, whatever the request repeats. Repeats are found by hash; keys are brought
+//! into order only for those that have to be read from the database. A request of one tenant without repeats, which is nearly every one,
+//! keeps the order in which it asked.
 
 use std::ops::Range;
 use std::sync::Arc;
+
+use hashbrown::HashTable;
 
 use crate::generation::{Generation, Generations};
 use crate::key::{self, GenerationId, MAX_ENTITY_BYTES, PREFIX_BYTES};
@@ -28,7 +30,7 @@ pub(crate) struct Batch<'g, 'e> {
     pub(crate) positions: Vec<u32>,
     /// Number of distinct entities.
     pub(crate) unique: usize,
-    /// The distinct entities, in order.
+    /// The distinct entities, those of one tenant together.
     pub(crate) entities: Vec<EntityRef<'e>>,
     /// The distinct entities by tenant; runs cover all of them.
     pub(crate) runs: Vec<Run<'g>>,
@@ -48,18 +50,7 @@ pub(crate) struct Run<'g> {
 
 impl<'g, 'e> Batch<'g, 'e> {
     pub(crate) fn new(plan: &Plan, entities: &[EntityRef<'e>], live: &'g Generations) -> Batch<'g, 'e> {
-        let mut order: Vec<u32> = (0..entities.len() as u32).collect();
-        order.sort_unstable_by_key(|&index| entities[index as usize]);
-
-        let mut positions = vec![0; entities.len()];
-        let mut distinct: Vec<EntityRef<'_>> = Vec::with_capacity(entities.len());
-        for index in order {
-            let entity = entities[index as usize];
-            if distinct.last() != Some(&entity) {
-                distinct.push(entity);
-            }
-            positions[index as usize] = distinct.len() as u32 - 1;
-        }
+        let (distinct, positions) = distinct(entities);
         let mut batch = Batch {
             positions,
             unique: distinct.len(),
@@ -123,13 +114,55 @@ impl<'g, 'e> Batch<'g, 'e> {
         self.keys.len()
     }
 
-    /// All positions whose key can exist, in key order.
-    pub(crate) fn sorted_positions(&self, plan: &Plan) -> impl Iterator<Item = usize> {
-        let by_id = plan.by_id.iter();
-        by_id
-            .flat_map(|&view| view * self.unique..(view + 1) * self.unique)
-            .filter(|&position| !self.keys[position].is_empty())
+    /// All positions whose key can exist.
+    pub(crate) fn possible_positions(&self) -> impl Iterator<Item = usize> {
+        (0..self.keys.len()).filter(|&position| !self.keys[position].is_empty())
     }
+
+    /// Brings positions into the order of their keys: by view, tenant and entity. Entities are sorted once for all views.
+    pub(crate) fn sort(&self, plan: &Plan, positions: &mut [usize]) {
+        let mut order: Vec<u32> = (0..self.unique as u32).collect();
+        order.sort_unstable_by_key(|&entity| self.entities[entity as usize]);
+        let mut ranks = vec![0; self.unique];
+        for (rank, entity) in order.into_iter().enumerate() {
+            ranks[entity as usize] = rank;
+        }
+        let id = |view: usize| plan.views[view].view.config.id;
+        positions.sort_unstable_by_key(|position| (id(position / self.unique), ranks[position % self.unique]));
+    }
+
+    /// True when the distinct entities are those requested, in that order.
+    pub(crate) fn is_as_requested(&self) -> bool {
+        self.positions.len() == self.unique && self.runs.len() < 2
+    }
+}
+
+/// Each entity once, those of one tenant together and otherwise in order of first mention, and for each requested one its position among them.
+fn distinct<'e>(entities: &[EntityRef<'e>]) -> (Vec<EntityRef<'e>>, Vec<u32>) {
+    let hash = |asked: &EntityRef<'_>| key::key_hash(0, asked.tenant, asked.entity.as_bytes());
+    let mut distinct: Vec<EntityRef<'e>> = Vec::with_capacity(entities.len());
+    let mut known = HashTable::<u32>::with_capacity(entities.len());
+    let mut positions = Vec::with_capacity(entities.len());
+    for asked in entities {
+        let hash_of = |position: &u32| hash(&distinct[*position as usize]);
+        let found = known.entry(hash(asked), |position| distinct[*position as usize] == *asked, hash_of);
+        let position = *found.or_insert(distinct.len() as u32).get();
+        if position as usize == distinct.len() {
+            distinct.push(*asked);
+        }
+        positions.push(position);
+    }
+    if distinct.is_sorted_by_key(|asked| asked.tenant) {
+        return (distinct, positions);
+    }
+    let mut order: Vec<u32> = (0..distinct.len() as u32).collect();
+    order.sort_by_key(|&position| distinct[position as usize].tenant);
+    let mut moved = vec![0; distinct.len()];
+    for (to, from) in order.iter().enumerate() {
+        moved[*from as usize] = to as u32;
+    }
+    let together = order.iter().map(|&from| distinct[from as usize]).collect();
+    (together, positions.into_iter().map(|position| moved[position as usize]).collect())
 }
 
 fn runs<'g>(plan: &Plan, distinct: &[EntityRef<'_>], live: &'g Generations) -> Vec<Run<'g>> {
@@ -144,4 +177,32 @@ fn runs<'g>(plan: &Plan, distinct: &[EntityRef<'_>], live: &'g Generations) -> V
         start += group.len();
     }
     runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn each_entity_is_there_once_and_found_where_it_was_asked_for(asked in prop::collection::vec((0u32..3, 0usize..12), 0..40)) {
+            let names: Vec<String> = (0..12).map(|name| format!("user-{name}")).collect();
+            let asked: Vec<_> = asked
+                .into_iter()
+                .map(|(tenant, name)| EntityRef { tenant: TenantId(tenant), entity: &names[name] })
+                .collect();
+            let (distinct, positions) = distinct(&asked);
+            let found: Vec<_> = positions.iter().map(|position| distinct[*position as usize]).collect();
+            prop_assert_eq!(&found, &asked);
+            let mut sorted = asked.clone();
+            sorted.sort_unstable();
+            sorted.dedup();
+            prop_assert_eq!(sorted.len(), distinct.len());
+            prop_assert!(distinct.is_sorted_by_key(|asked| asked.tenant));
+            if sorted.len() == asked.len() && asked.iter().all(|other| other.tenant == asked[0].tenant) {
+                prop_assert_eq!(distinct, asked);
+            }
+        }
+    }
 }

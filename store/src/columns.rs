@@ -156,7 +156,7 @@ fn variable(rows: &Rows<'_>, feature: usize, width: usize) -> Result<Variable, D
         bytes.extend_from_slice(value);
         let end = i32::try_from(bytes.len() / width);
         offsets.push(end.map_err(|_| Damaged("a column is larger than 2 GiB"))?);
-        if value.len() % width == 0 { Ok(()) } else { Err(Damaged("a list of floats has a broken length")) }
+        if value.len().is_multiple_of(width) { Ok(()) } else { Err(Damaged("a list of floats has a broken length")) }
     };
     let nulls = if let Some(slot) = rows.slot(feature) {
         // A null is stored as an empty value.

@@ -22,7 +22,7 @@ struct Entity {
     tier: Tier,
     event_time_ms: i64,
     generation: u32,
-    /// Its visible rows among all visible rows, newest first.
+    /// Its visible rows among all visible rows, newest first; one, perhaps absent, where the view is `latest`.
     visible: Range<usize>,
 }
 
@@ -88,7 +88,7 @@ impl<'p> Lens<'p> {
             self.last.set(position);
             projection = &self.projections[position];
         }
-        Ok(Row::new(bytes, projection)?)
+        Ok(Row::of_known_schema(bytes, projection)?)
     }
 }
 
@@ -101,6 +101,7 @@ fn decode_through(
     moment: &Moment<'_>,
     stats: &mut FetchStats,
 ) -> Result<FetchedView, Unread> {
+    let config = &planned.view.config;
     let mut entities = Vec::with_capacity(batch.unique);
     let mut visible = Vec::with_capacity(batch.unique);
     for run in &batch.runs {
@@ -114,6 +115,9 @@ fn decode_through(
                 None => None,
             };
             let hidden = visible.len() == start;
+            if hidden && config.kind == ViewKind::Latest {
+                visible.push(None);
+            }
             let entity = match newest {
                 Some(event_time_ms) if !hidden => (Status::Present, *tier, event_time_ms),
                 // Of somebody erased nothing is told, not even when there was something.
@@ -128,7 +132,7 @@ fn decode_through(
             entities.push(Entity { status, tier, event_time_ms, generation, visible: start..visible.len() });
         }
     }
-    let view = align(planned, batch, &entities, &visible)?;
+    let view = align(planned, batch, &entities, visible)?;
     stats.expired += entities.iter().filter(|entity| entity.status == Status::Expired).count() as u64;
     stats.erased += entities.iter().filter(|entity| entity.status == Status::Erased).count() as u64;
     Ok(view)
@@ -142,7 +146,7 @@ fn see<'r>(
     value: &'r [u8],
     now_ms: i64,
     erased_ms: Option<i64>,
-    visible: &mut Vec<Row<'r>>,
+    visible: &mut Vec<Option<Row<'r>>>,
 ) -> Result<i64, Unread> {
     let config = &planned.view.config;
     let ttl_ms = config.ttl_ms();
@@ -155,7 +159,7 @@ fn see<'r>(
             let row = lens.row(value)?;
             let time = row.event_time_ms();
             if alive(time) {
-                visible.push(row);
+                visible.push(Some(row));
             }
             Ok(time)
         }
@@ -168,7 +172,7 @@ fn see<'r>(
                 if !alive(time) {
                     break;
                 }
-                visible.push(row);
+                visible.push(Some(row));
             }
             Ok(newest.ok_or(Damaged("it has no element"))?)
         }
@@ -180,15 +184,13 @@ fn align(
     planned: &PlannedView,
     batch: &Batch<'_, '_>,
     entities: &[Entity],
-    visible: &[Row<'_>],
+    visible: Vec<Option<Row<'_>>>,
 ) -> Result<FetchedView, Damaged> {
     let config = &planned.view.config;
     let requested = || batch.positions.iter().map(|&position| &entities[position as usize]);
-    let rows: Vec<Option<Row<'_>>> = match config.kind {
-        ViewKind::Latest => requested().map(|entity| visible[entity.visible.clone()].first().copied()).collect(),
-        ViewKind::LastN => {
-            requested().flat_map(|entity| visible[entity.visible.clone()].iter().copied().map(Some)).collect()
-        }
+    let rows = match batch.is_as_requested() {
+        true => visible,
+        false => requested().flat_map(|entity| visible[entity.visible.clone()].iter().copied()).collect(),
     };
     let rows = Rows::new(rows);
     let lists = (config.kind == ViewKind::LastN).then(|| {

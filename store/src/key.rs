@@ -4,8 +4,9 @@
 //! self-delimiting, so no entity is a prefix of another's key and parts may follow the entity in other families.
 
 use std::hash::BuildHasher;
+use std::sync::LazyLock;
 
-use foldhash::fast::FixedState;
+use foldhash::fast::{FixedState, RandomState};
 
 use crate::TenantId;
 
@@ -92,10 +93,13 @@ pub(crate) fn live_key(base_key: &[u8]) -> Vec<u8> {
     [&base_key[..LIVE_PREFIX_BYTES], &base_key[PREFIX_BYTES..]].concat()
 }
 
+/// Drawn by each process, so that nobody outside can choose names whose hashes collide.
+static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::default().hash_one(0));
+
 /// One number for a view, tenant and entity, the same in every generation: chooses shard, stripe and filter bits. It lives in RAM only.
 #[inline]
 pub(crate) fn key_hash(view: u16, tenant: TenantId, entity: &[u8]) -> u64 {
-    FixedState::with_seed(u64::from(view) << 32 | u64::from(tenant.0)).hash_one(entity)
+    FixedState::with_seed(*SEED ^ (u64::from(view) << 32 | u64::from(tenant.0))).hash_one(entity)
 }
 
 /// The entity whose part of a key this is; `None` when it is not one.

@@ -81,7 +81,7 @@ pub(crate) fn look_up<'a>(
     let mut found: Vec<_> =
         (0..batch.len()).map(|_| FoundRow { value: None, tier: Tier::None, in_time: true }).collect();
     let mut misses = Vec::new();
-    for position in batch.sorted_positions(plan) {
+    for position in batch.possible_positions() {
         match reading.hot.get(batch.key(position), batch.hash(position)) {
             Some(row) if row.row().is_some() => {
                 stats.hot_hits += 1;
@@ -92,6 +92,7 @@ pub(crate) fn look_up<'a>(
         }
     }
     if !misses.is_empty() {
+        batch.sort(plan, &mut misses);
         read_misses(plan, batch, reading, &misses, &mut found, stats)?;
     }
     stats.unique_keys = batch.len() as u64;

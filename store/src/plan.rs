@@ -80,8 +80,6 @@ impl View {
 pub struct Plan {
     /// In order of first mention.
     pub(crate) views: Vec<PlannedView>,
-    /// Positions in `views` in order of view id, which is the order of their keys.
-    pub(crate) by_id: Vec<usize>,
 }
 
 /// Names and types.
@@ -149,9 +147,7 @@ impl Plan {
             }
         }
         let views: Vec<_> = wanted.into_iter().map(|(view, features)| PlannedView::new(view, features)).collect();
-        let mut by_id: Vec<_> = (0..views.len()).collect();
-        by_id.sort_unstable_by_key(|&position| views[position].view.config.id);
-        Ok(Plan { views, by_id })
+        Ok(Plan { views })
     }
 
     /// The features that this plan reads, view by view.

@@ -27,11 +27,19 @@ pub(crate) struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// Takes the row apart as far as its lengths are fixed. Afterwards header, bitmap and fixed part are known to be there.
+    /// The same for a caller that has not compared the fingerprints.
+    #[cfg(test)]
     pub(crate) fn new(bytes: &'a [u8], projection: &'a Projection) -> Result<Row<'a>, Damaged> {
         if fingerprint(bytes)? != projection.fingerprint {
             return Err(Damaged("its schema fingerprint is not the expected one"));
         }
+        Row::of_known_schema(bytes, projection)
+    }
+
+    /// Takes the row apart as far as its lengths are fixed; the caller has compared the fingerprints. Afterwards header, bitmap and fixed part
+    /// are known to be there.
+    #[inline]
+    pub(crate) fn of_known_schema(bytes: &'a [u8], projection: &'a Projection) -> Result<Row<'a>, Damaged> {
         if bytes.len() < projection.variable_start {
             return Err(Damaged("shorter than its fixed part"));
         }
