@@ -11,6 +11,7 @@ mod foreign_questions;
 mod ingest_flow;
 mod model_head;
 mod model_parity;
+mod operations;
 mod overload;
 mod random_histories;
 mod sample_shop;

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use larder_store::{GenerationWriter, Manifest, TenantId, ViewConfig, WriterLimits};
+use larder_store::{GenerationWriter, Manifest, Placement, TenantId, ViewConfig, WriterLimits};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -29,6 +29,8 @@ pub struct BuildRequest<'a> {
     pub generation: u32,
     /// The time whose state the snapshot shows, Unix milliseconds UTC.
     pub as_of_ms: i64,
+    /// Which entities are placed cold; by default none.
+    pub placement: Placement,
     /// Limits of the build.
     pub limits: BuildLimits,
 }
@@ -103,7 +105,8 @@ pub fn build(request: &BuildRequest<'_>, progress: &mut dyn FnMut(Progress<'_>))
     let dir = folder.generation();
     let writer_limits = limits.writer.clone();
     let (tenant, number) = (request.tenant, request.generation);
-    let mut writer = GenerationWriter::create(&dir, view, tenant, number, request.as_of_ms, writer_limits)?;
+    let writer = GenerationWriter::create(&dir, view, tenant, number, request.as_of_ms, writer_limits)?;
+    let mut writer = writer.place(request.placement.clone());
 
     let files = source::list(&request.sources)?;
     let mut reading = Reading { limits, batches: Vec::new(), rows: 0, rejected: 0, bytes: 0 };
