@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-long check lint fmt bench-fetch setup clean-data
+.PHONY: help build demo test test-long check lint fmt bench-fetch bench-ingest bench-tools setup clean-data
 
 CACHE := $(HOME)/.cache/larder
 # A build folder outside the checkout is used where there is one, and never needed.
@@ -38,7 +38,7 @@ test: setup ## run all tests; ends with how many were skipped
 	@awk 'NF && !seen[$$0]++ { names = names (n++ ? ", " : "") $$0 } END { printf "skipped: %d (%s)\n", n, n ? names : "none" }' "$(SKIPS)"
 
 test-long: ## run the long variants of the same tests
-	LARDER_LONG=1 $(MAKE) test
+	LARDER_LONG=1 LARDER_FUZZ_SECONDS=$(or $(LARDER_FUZZ_SECONDS),60) $(MAKE) test
 
 check: test lint ## test and lint: what must pass before a change is merged
 
@@ -51,8 +51,17 @@ lint: setup ## formatting, clippy, documentation, dependencies
 fmt: ## format the code
 	cargo fmt --all
 
-bench-fetch: setup ## measure Store::fetch against its baseline
+bench-fetch: setup bench-tools ## measure Store::fetch beside RocksDB, a hash map, Redis and DuckDB (LARDER_BENCH_USERS=20000: in a minute)
 	$(ENV) cargo bench --locked --workspace --bench fetch
+
+bench-ingest: setup ## measure loading and swapping snapshots (LARDER_BENCH_ROWS=100000: in a minute)
+	$(ENV) cargo bench --locked --workspace --bench ingest
+
+# What the benchmarks compare with. Without it they run all the same, and say what they leave out.
+DUCKDB := $(CACHE)/tools/duckdb
+bench-tools: ## install Redis and DuckDB where they are missing (Redis needs root or sudo)
+	@command -v redis-server >/dev/null || $(if $(filter 0,$(shell id -u)),,sudo -n )apt-get install -y -qq redis-server >/dev/null || echo "bench-tools: no redis-server" >&2
+	@"$(DUCKDB)/bin/python" -c 'import duckdb, pyarrow' 2>/dev/null || { python3 -m venv "$(DUCKDB)" && "$(DUCKDB)/bin/pip" install -q duckdb==2.0.0 pyarrow==26.0.1; } || echo "bench-tools: no duckdb" >&2
 
 setup: ## install what is missing to build (needs root, sudo or nothing at all)
 	@tools/setup.sh

@@ -555,6 +555,29 @@ fn memory_is_bounded_by_a_named_limit() {
 }
 
 #[test]
+fn a_sorted_snapshot_needs_no_memory_and_the_first_row_out_of_order_is_noticed() {
+    let text = "a text of some length, so that the rows take their place";
+    let keys: Vec<_> = (0..20_000).map(|number| format!("user-{number:05}")).collect();
+    let mut keys: Vec<_> = keys.iter().map(String::as_str).collect();
+    let columns = |keys: &[&str]| {
+        [("user_id", names(keys)), ("updated_at", ms(&vec![1; keys.len()])), ("f", names(&vec![text; keys.len()]))]
+    };
+    let mut shop = Shop::new(view_of(FeatureType::Utf8));
+    shop.limits.max_memory_mib = 1;
+    assert_eq!(shop.build_from(&columns(&keys)).unwrap().manifest.entities, 20_000);
+
+    // Nearly all rows have been written when the build must start again.
+    keys.swap(19_998, 19_999);
+    fs::remove_dir_all(shop.path("built")).unwrap();
+    assert!(shop.refusal_of(&columns(&keys)).starts_with("max_memory_mib = 1 is too small"));
+    shop.limits.max_memory_mib = 100;
+    let report = shop.build_from(&columns(&keys)).unwrap();
+    assert_eq!((report.rows_read, report.manifest.entities, report.duplicates), (20_000, 20_000, 0));
+    let served = shop.serve("f", &["user-00000", "user-19999"]);
+    assert!(served.iter().all(|(status, ..)| *status == Status::Present));
+}
+
+#[test]
 fn a_row_larger_than_the_limit_is_refused() {
     let mut shop = Shop::new(view_of(FeatureType::Utf8));
     shop.limits.writer = WriterLimits { max_row_bytes: 100, ..WriterLimits::default() };

@@ -3,11 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::thread;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use arrow::array::AsArray;
@@ -16,6 +13,7 @@ use larder_store::{
     Error, FeatureType, GenerationState, MANIFEST_FILE, Status, Store, TenantId, ViewConfig, ViewKind, WriterLimits,
 };
 
+use crate::support::child::{self, lines, say};
 use crate::support::store::{
     Row, Value, build, build_within, config, feature, of_tenant, orders, plan, profile, profile_row, publish,
 };
@@ -53,32 +51,9 @@ fn check_whole(store: &Store) -> u32 {
     numbers.pop_first().unwrap() as u32
 }
 
-/// Runs `child_process` below in a process of its own.
 fn spawn_child(folder: &Path, generation: u32) -> Child {
-    let (_, module) = module_path!().split_once("::").unwrap();
-    Command::new(std::env::current_exe().unwrap())
-        .args([&format!("{module}::child_process"), "--exact", "--nocapture", "--test-threads=1"])
-        .env(CHILD_FOLDER, folder)
-        .env(CHILD_GENERATION, generation.to_string())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-/// The lines that a child says, one by one.
-fn lines(child: &mut Child) -> mpsc::Receiver<String> {
-    let (sender, receiver) = mpsc::channel();
-    let stdout = child.stdout.take().unwrap();
-    thread::spawn(move || {
-        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            let said = line.split_once("child: ").map(|(_, said)| said.to_string());
-            if said.is_some_and(|said| sender.send(said).is_err()) {
-                return;
-            }
-        }
-    });
-    receiver
+    let generation = generation.to_string();
+    child::spawn(module_path!(), &[(CHILD_FOLDER, folder), (CHILD_GENERATION, Path::new(&generation))])
 }
 
 /// Not a test by itself: the other tests run it in a process of its own, which builds and publishes generations until it is killed.
@@ -86,10 +61,6 @@ fn lines(child: &mut Child) -> mpsc::Receiver<String> {
 fn child_process() {
     let (Ok(folder), Ok(first)) = (std::env::var(CHILD_FOLDER), std::env::var(CHILD_GENERATION)) else {
         return;
-    };
-    let say = |what: &str| {
-        let mut out = std::io::stdout().lock();
-        writeln!(out, "child: {what}").and_then(|()| out.flush()).unwrap();
     };
     let folder = PathBuf::from(folder);
     let store = match open(&folder) {

@@ -1,1 +1,24 @@
-//! Empty: the benchmarks are beside this folder.
+//! What the benchmarks have in common: the rows they run on, how two sides are measured in turns, where figures go. The benchmarks
+//! themselves are in the folders beside this one, one per promise, each beside its baseline.
+
+mod field;
+mod record;
+mod shop;
+mod answer;
+mod batches;
+mod measure;
+mod cores;
+mod report;
+
+pub use answer::{Answer, sum};
+pub use batches::{Batch, uniform_batches, zipf_batches};
+pub use cores::{all_cores, on_core, only_core};
+pub use field::{Field, Packed, Time};
+pub use measure::{Outcome, in_turns, median, micros, percentile, setting};
+pub use record::ReadFields;
+pub use report::Figures;
+pub use shop::{
+    ACCOUNT, Account, AccountColumns, GENERATION, LIVE_EVERY, NOW_MS, ORDERS, ORDERS_PER_USER, Order, OrderColumns,
+    PROFILE, Profile, ProfileColumns, SNAPSHOT_MS, TENANT, TTL_S, User, account_batch, account_view, is_live, name,
+    orders, orders_batch, orders_view, profile, profile_batch, profile_view,
+};

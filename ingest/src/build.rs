@@ -1,5 +1,5 @@
-//! One build, from Parquet files to a generation in a folder: read, check, sort, write, rename into place. It runs in a process of its own,
-//! beside the node, and touches no store.
+//! One build, from Parquet files to a generation in a folder: read, check, sort where need be, write, rename into place. It runs in a
+//! process of its own, beside the node, and touches no store.
 
 use std::path::{Path, PathBuf};
 
@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::folder::WorkFolder;
-use crate::sort::{self, Sorted};
-use crate::source::{self, SourceFile};
+use crate::reading::{self, Reading};
+use crate::sort::{self, Order, Sorted};
+use crate::source;
 
 /// Rows given to the writer at a time.
 const WRITE_ROWS: usize = 8192;
@@ -41,7 +42,7 @@ pub struct BuildRequest<'a> {
 pub struct BuildLimits {
     /// Rows without usable keys (a null or over-long entity, no event time, no element key) that are left out before the build gives up.
     pub max_rejected_rows: u64,
-    /// Memory for the rows being sorted, in MiB.
+    /// Memory for the rows of a snapshot that must be sorted, in MiB.
     pub max_memory_mib: u64,
     /// Limits of the generation's files.
     pub writer: WriterLimits,
@@ -73,7 +74,7 @@ pub struct BuildReport {
 /// How far a build is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress<'a> {
-    /// Reading a source file.
+    /// Reading a source file into memory, to sort its rows.
     Reading {
         /// The file.
         file: &'a Path,
@@ -85,7 +86,7 @@ pub enum Progress<'a> {
         /// Their number.
         rows: u64,
     },
-    /// Writing the generation.
+    /// Writing the generation: what was sorted, or straight from the source files.
     Writing {
         /// Rows written so far.
         rows: u64,
@@ -96,89 +97,104 @@ pub enum Progress<'a> {
 
 /// Builds a generation. Whatever goes wrong, and also when the process is killed, `out` is either finished or absent.
 ///
+/// A snapshot whose rows are in order already is written as it is read, whatever its size. At the first row that is not, the build starts
+/// again: it reads all rows into memory and sorts them.
+///
 /// # Errors
 /// [`Error::FixSource`] names file, column or row, what was found and what is expected; [`Error::RaiseLimit`] the limit that is too small.
 pub fn build(request: &BuildRequest<'_>, progress: &mut dyn FnMut(Progress<'_>)) -> Result<BuildReport, Error> {
-    let BuildRequest { view, limits, .. } = request;
-    view.validate()?;
+    request.view.validate()?;
     let folder = WorkFolder::create(&request.out)?;
-    let dir = folder.generation();
-    let writer_limits = limits.writer.clone();
-    let (tenant, number) = (request.tenant, request.generation);
-    let writer = GenerationWriter::create(&dir, view, tenant, number, request.as_of_ms, writer_limits)?;
-    let mut writer = writer.place(request.placement.clone());
-
     let files = source::list(&request.sources)?;
-    let mut reading = Reading { limits, batches: Vec::new(), rows: 0, rejected: 0, bytes: 0 };
-    for file in &files {
-        reading.read(file, view, progress)?;
-    }
-    let (rows_read, rows_rejected) = (reading.rows, reading.rejected);
-    let kept = rows_read - rows_rejected;
-    if kept == 0 {
-        let message = format!("{} files hold no usable row: an empty generation would hide every entity", files.len());
-        return Err(Error::FixRequest(message));
-    }
-
-    progress(Progress::Sorting { rows: kept });
-    let sorted = Sorted::new(reading.batches);
-    let mut written = 0;
-    for batch in sorted.batches(WRITE_ROWS) {
-        let batch = batch.map_err(|error| Error::FixRequest(format!("the rows cannot be sorted: {error}")))?;
-        writer.append(&batch)?;
-        written += batch.num_rows() as u64;
-        progress(Progress::Writing { rows: written, of: kept });
-    }
-    let manifest = writer.finish()?;
+    let build = Build { request, files: &files, rows: reading::check(&files, request.view)? };
+    let report = match build.as_they_come(&folder, progress)? {
+        Some(report) => report,
+        None => build.sorted(&folder, progress)?,
+    };
     folder.finish()?;
-    tracing::info!(view = %view.name, generation = number, rows_read, rows_rejected, entities = manifest.entities, "generation built");
-    Ok(BuildReport {
-        duplicates: manifest.duplicates_dropped,
-        beyond_n: manifest.beyond_n_dropped,
-        manifest,
-        files: files.len(),
-        rows_read,
-        rows_rejected,
-    })
+    let BuildReport { rows_read, rows_rejected, .. } = report;
+    let (view, entities) = (&request.view.name, report.manifest.entities);
+    tracing::info!(%view, generation = request.generation, rows_read, rows_rejected, entities, "generation built");
+    Ok(report)
 }
 
-/// The rows read so far, with what they cost.
-struct Reading<'a> {
-    limits: &'a BuildLimits,
-    batches: Vec<arrow::array::RecordBatch>,
+/// One build: what is asked for, and what the sources say they hold.
+struct Build<'a> {
+    request: &'a BuildRequest<'a>,
+    files: &'a [PathBuf],
     rows: u64,
-    rejected: u64,
-    bytes: u64,
 }
 
-impl Reading<'_> {
-    fn read(&mut self, path: &Path, view: &ViewConfig, progress: &mut dyn FnMut(Progress<'_>)) -> Result<(), Error> {
-        let mut file = SourceFile::open(path, view)?;
-        let rows_before = self.rows;
-        progress(Progress::Reading { file: path, rows: self.rows });
-        while let Some(batch) = file.next_batch()? {
-            self.rows = rows_before + file.rows_read();
-            self.rejected += batch.rejected;
-            if let Some((row, fault)) = batch.first_rejected.filter(|_| self.rejected > self.limits.max_rejected_rows) {
-                let reason = format!(
-                    "row {row}: {fault}; {} rows without usable keys, max_rejected_rows is {}",
-                    self.rejected, self.limits.max_rejected_rows
-                );
-                return Err(Error::source(path, reason));
+impl Build<'_> {
+    /// Writes the rows as they are read; `None` when they turn out not to be in order.
+    fn as_they_come(
+        &self,
+        folder: &WorkFolder,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Option<BuildReport>, Error> {
+        let mut writer = self.writer(folder)?;
+        let mut reading = self.read();
+        let mut order = Order::default();
+        while let Some(rows) = reading.next()? {
+            if !order.goes_on(&rows) {
+                return Ok(None);
             }
-            self.keep(batch.rows, path)?;
-            progress(Progress::Reading { file: path, rows: self.rows });
+            writer.append(&rows)?;
+            progress(Progress::Writing { rows: reading.rows(), of: self.rows });
         }
-        Ok(())
+        self.finish(writer, &reading).map(Some)
     }
 
-    fn keep(&mut self, rows: arrow::array::RecordBatch, path: &Path) -> Result<(), Error> {
-        self.bytes += rows.get_array_memory_size() as u64 + rows.num_rows() as u64 * sort::BYTES_PER_ROW;
-        if self.bytes > self.limits.max_memory_mib << 20 {
-            let reason = format!("the rows up to {} of {} do not fit into memory", self.rows, path.display());
-            return Err(Error::RaiseLimit { setting: "max_memory_mib", value: self.limits.max_memory_mib, reason });
+    /// Reads all rows, sorts them and writes them.
+    fn sorted(&self, folder: &WorkFolder, progress: &mut dyn FnMut(Progress<'_>)) -> Result<BuildReport, Error> {
+        folder.clear()?;
+        let mut writer = self.writer(folder)?;
+        let mut reading = self.read();
+        let (mut batches, mut bytes) = (Vec::new(), 0);
+        while let Some(rows) = reading.next()? {
+            bytes += rows.get_array_memory_size() as u64 + rows.num_rows() as u64 * sort::BYTES_PER_ROW;
+            let limit = self.request.limits.max_memory_mib;
+            if bytes > limit << 20 {
+                let (read, file) = (reading.rows(), reading.file().display());
+                let reason =
+                    format!("the rows up to {read} of {file} are not sorted by key and do not fit into memory");
+                return Err(Error::RaiseLimit { setting: "max_memory_mib", value: limit, reason });
+            }
+            batches.push(rows);
+            progress(Progress::Reading { file: reading.file(), rows: reading.rows() });
         }
-        self.batches.push(rows);
-        Ok(())
+        let kept = reading.rows() - reading.rejected;
+        progress(Progress::Sorting { rows: kept });
+        let sorted = Sorted::new(batches);
+        let mut written = 0;
+        for batch in sorted.batches(WRITE_ROWS) {
+            let batch = batch.map_err(|error| Error::FixRequest(format!("the rows cannot be sorted: {error}")))?;
+            writer.append(&batch)?;
+            written += batch.num_rows() as u64;
+            progress(Progress::Writing { rows: written, of: kept });
+        }
+        self.finish(writer, &reading)
+    }
+
+    fn writer(&self, folder: &WorkFolder) -> Result<GenerationWriter, Error> {
+        let BuildRequest { view, tenant, generation, as_of_ms, limits, .. } = self.request;
+        let dir = folder.generation();
+        let writer = GenerationWriter::create(&dir, view, *tenant, *generation, *as_of_ms, limits.writer.clone())?;
+        Ok(writer.place(self.request.placement.clone()))
+    }
+
+    fn read(&self) -> Reading<'_> {
+        Reading::start(self.files, self.request.view, self.request.limits.max_rejected_rows)
+    }
+
+    fn finish(&self, writer: GenerationWriter, reading: &Reading<'_>) -> Result<BuildReport, Error> {
+        let (rows_read, rows_rejected, files) = (reading.rows(), reading.rejected, self.files.len());
+        if rows_read == rows_rejected {
+            let message = format!("{files} files hold no usable row: an empty generation would hide every entity");
+            return Err(Error::FixRequest(message));
+        }
+        let manifest = writer.finish()?;
+        let (duplicates, beyond_n) = (manifest.duplicates_dropped, manifest.beyond_n_dropped);
+        Ok(BuildReport { manifest, files, rows_read, rows_rejected, duplicates, beyond_n })
     }
 }

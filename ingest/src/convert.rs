@@ -84,13 +84,15 @@ impl Wanted {
         }
         let target = match self {
             Wanted::Entity => DataType::Utf8,
-            Wanted::Feature(FeatureType::Timestamp) => return milliseconds(column),
             Wanted::Feature(data_type) => data_type.arrow_type(),
         };
         if column.data_type() == &target {
             return Ok(ArrayRef::clone(column));
         }
-        cast(column, &target).map_err(|error| error.to_string())
+        match self {
+            Wanted::Feature(FeatureType::Timestamp) => milliseconds(column),
+            _ => cast(column, &target).map_err(|error| error.to_string()),
+        }
     }
 }
 

@@ -40,11 +40,17 @@ impl WorkFolder {
             Err(TryLockError::Error(error)) => return Err(Error::disk("lock", &path)(error)),
         }
         let folder = WorkFolder { root, out: out.to_path_buf(), _lock: lock };
-        let remains = folder.generation();
+        folder.clear()?;
+        Ok(folder)
+    }
+
+    /// Removes what was built so far, by this build or by one that was killed.
+    pub(crate) fn clear(&self) -> Result<(), Error> {
+        let remains = self.generation();
         if remains.exists() {
             fs::remove_dir_all(&remains).map_err(Error::disk("remove", &remains))?;
         }
-        Ok(folder)
+        Ok(())
     }
 
     /// Where the generation is built.

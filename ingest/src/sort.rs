@@ -1,6 +1,6 @@
 //! Bringing a snapshot into entity order in memory. Spilling to disk is not done: a snapshot larger than the limit is refused.
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::interleave_record_batch;
 use arrow::error::ArrowError;
 
@@ -13,6 +13,29 @@ struct Position {
     start: u64,
     batch: u32,
     row: u32,
+}
+
+/// Whether rows come in the order that the writer needs, batch after batch.
+#[derive(Default)]
+pub(crate) struct Order {
+    last: String,
+}
+
+impl Order {
+    /// True when no entity of `rows` is smaller than the one before it, in this batch or the last.
+    pub(crate) fn goes_on(&mut self, rows: &RecordBatch) -> bool {
+        let entities = rows.column(0).as_string::<i32>();
+        let mut last = self.last.as_str();
+        for row in 0..entities.len() {
+            let entity = entities.value(row);
+            if entity < last {
+                return false;
+            }
+            last = entity;
+        }
+        self.last = last.to_owned();
+        true
+    }
 }
 
 /// Canonical batches with an order over all their rows: by entity in byte order, rows of one entity as they were read.
@@ -82,5 +105,17 @@ mod tests {
             values.extend(batch.unwrap().column(1).as_primitive::<Int64Type>().values().to_vec());
         }
         assert_eq!(values, [2, 4, 1, 0, 5, 3, 7, 6]);
+    }
+
+    #[test]
+    fn order_is_seen_within_and_across_batches() {
+        let in_order = |batches: &[&[(&str, i64)]]| {
+            let mut order = Order::default();
+            batches.iter().all(|rows| order.goes_on(&batch(rows)))
+        };
+        assert!(in_order(&[&[("a", 2), ("a", 1), ("ab", 0)], &[], &[("ab", 3), ("b", 0)]]));
+        assert!(!in_order(&[&[("a", 0), ("b", 0), ("ab", 0)]]));
+        assert!(!in_order(&[&[("a", 0), ("b", 0)], &[("ab", 0)]]));
+        assert!(!in_order(&[&[("b", 0)], &[], &[("a", 0)]]));
     }
 }

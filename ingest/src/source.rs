@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, FieldRef, Fields, Schema, TimeUnit};
+use arrow::compute::filter;
+use arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 use larder_store::{FeatureType, MAX_ENTITY_BYTES, ViewConfig};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
@@ -20,7 +20,7 @@ use crate::Error;
 use crate::convert::Wanted;
 
 /// Rows read at a time.
-const BATCH_ROWS: usize = 8192;
+const BATCH_ROWS: usize = 2048;
 
 /// The Parquet files that `sources` name, directories replaced by the `*.parquet` files in them, in order of name.
 pub(crate) fn list(sources: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
@@ -55,6 +55,10 @@ pub(crate) struct SourceFile<'a> {
     path: &'a Path,
     view: &'a ViewConfig,
     reader: ParquetRecordBatchReader,
+    /// The view's canonical schema.
+    schema: SchemaRef,
+    /// The number of rows that the file says it holds.
+    rows: u64,
     /// For each canonical column its position in what the reader returns.
     columns: Vec<(usize, Wanted)>,
     rows_read: u64,
@@ -136,13 +140,24 @@ impl<'a> SourceFile<'a> {
         in_file_order.sort_unstable();
         let position = |root| in_file_order.partition_point(|&other| other < root);
         let columns = roots.iter().map(|&(root, wanted)| (position(root), wanted)).collect();
+        let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
         let mask = ProjectionMask::roots(builder.parquet_schema(), in_file_order.iter().copied());
         let reader = builder
             .with_projection(mask)
             .with_batch_size(BATCH_ROWS)
             .build()
             .map_err(|error| Error::source(path, error.to_string()))?;
-        Ok(SourceFile { path, view, reader, columns, rows_read: 0 })
+        Ok(SourceFile { path, view, reader, schema: view.arrow_schema(), rows, columns, rows_read: 0 })
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &'a Path {
+        self.path
+    }
+
+    /// Rows in the file, by its own account.
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows
     }
 
     /// Rows read so far, rejected ones included.
@@ -165,7 +180,6 @@ impl<'a> SourceFile<'a> {
             Error::source(self.path, reason)
         })?;
         self.rows_read += batch.num_rows() as u64;
-        let schema = self.view.arrow_schema();
         let mut columns = Vec::with_capacity(self.columns.len());
         for (position, wanted) in &self.columns {
             columns.push(wanted.convert(batch.column(*position)).map_err(|reason| {
@@ -173,28 +187,37 @@ impl<'a> SourceFile<'a> {
                 Error::source(self.path, format!("column {name}, rows {first_row} to {last}: {reason}"))
             })?);
         }
-        let (usable, rejected, first_rejected) = self.usable(&columns, first_row);
-        // Keys may be null here, which the canonical schema does not allow, so they are filtered under a schema that does.
-        let nullable: Vec<(String, ArrayRef)> =
-            schema.fields().iter().map(|field| field.name().clone()).zip(columns).collect();
         let failed = |error: arrow::error::ArrowError| Error::source(self.path, error.to_string());
-        let mut rows =
-            RecordBatch::try_from_iter_with_nullable(nullable.into_iter().map(|(name, column)| (name, column, true)))
-                .map_err(failed)?;
-        if rejected > 0 {
-            rows = filter_record_batch(&rows, &usable).map_err(failed)?;
+        let (mut rejected, mut first_rejected) = (0, None);
+        if !self.all_usable(&columns) {
+            let usable;
+            (usable, rejected, first_rejected) = self.usable(&columns, first_row);
+            let filtered = columns.iter().map(|column| filter(column, &usable)).collect::<Result<_, _>>();
+            columns = filtered.map_err(failed)?;
         }
-        let rows = RecordBatch::try_new(schema, rows.columns().to_vec()).map_err(failed)?;
+        let rows = RecordBatch::try_new(self.schema.clone(), columns).map_err(failed)?;
         Ok(Some(SourceBatch { rows, rejected, first_rejected }))
+    }
+
+    /// Whether the keys of all rows can be stored, as they nearly always can.
+    fn all_usable(&self, columns: &[ArrayRef]) -> bool {
+        let lengths = columns[0].as_string::<i32>().value_offsets().windows(2).map(|ends| ends[1] - ends[0]);
+        let element_key = self.element_key(columns).map(|(_, column)| column);
+        columns[..2].iter().chain(element_key).all(|column| column.null_count() == 0)
+            && lengths.into_iter().all(|length| (1..=MAX_ENTITY_BYTES as i32).contains(&length))
+    }
+
+    /// The feature that identifies an element, with its column.
+    fn element_key<'c>(&self, columns: &'c [ArrayRef]) -> Option<(&'a String, &'c ArrayRef)> {
+        let name = self.view.element_key.as_ref()?;
+        let feature = self.view.features.iter().position(|feature| &feature.name == name)?;
+        Some((name, &columns[2 + feature]))
     }
 
     /// Which rows have keys that can be stored.
     fn usable(&self, columns: &[ArrayRef], first_row: u64) -> (BooleanArray, u64, Option<(u64, String)>) {
         let entities = columns[0].as_string::<i32>();
-        let element_key = self.view.element_key.as_ref().and_then(|name| {
-            let feature = self.view.features.iter().position(|feature| &feature.name == name)?;
-            Some((name, &columns[2 + feature]))
-        });
+        let element_key = self.element_key(columns);
         let fault = |row: usize| -> Option<String> {
             if entities.is_null(row) {
                 return Some(format!("{} is null", self.view.entity_key));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::Error;
 use crate::generation::Generation;
-use crate::hot::{Entry, Filling};
+use crate::hot::{Filling, HotRow};
 use crate::key::{self, GenerationId, PREFIX_BYTES};
 use crate::lookup::{Rows, Value, damaged_row};
 use crate::plan::View;
@@ -14,22 +14,22 @@ use crate::store::Inner;
 /// Keys read at a time.
 const CHUNK: usize = 256;
 
-/// The keys of the old generation that the hot tier held.
-pub(crate) struct Carried(Vec<Arc<Box<[u8]>>>);
+/// What the hot tier held of the old generation.
+pub(crate) struct Carried(Vec<Arc<HotRow>>);
 
 /// Makes hot in `to` what is hot in `from`. Live writes must know of `to` already; fetches must not ask for it yet. What cannot be read is not
 /// made hot: whoever asks for it gets the error.
 pub(crate) fn carry(inner: &Inner, view: &View, from: &Generation, to: &Generation) -> Carried {
-    let mut keys = inner.hot.keys(&from.manifest.id().prefix());
-    keys.sort_unstable();
-    for chunk in keys.chunks(CHUNK) {
+    let mut rows = inner.hot.entries(&from.manifest.id().prefix());
+    rows.sort_unstable_by(|a, b| a.key().cmp(b.key()));
+    for chunk in rows.chunks(CHUNK) {
         let prefix = to.manifest.id().prefix();
-        let new_keys = chunk.iter().map(|key| [&prefix, &key[PREFIX_BYTES..]].concat()).collect();
+        let new_keys = chunk.iter().map(|row| [&prefix, &row.key()[PREFIX_BYTES..]].concat()).collect();
         if let Err(error) = make_hot(inner, view, to, new_keys) {
             tracing::warn!(view = %view.config.name, %error, "rows not made hot before the swap");
         }
     }
-    Carried(keys)
+    Carried(rows)
 }
 
 /// Reads sorted keys of one generation into the hot tier. Returns how many are hot now: what lies cold is left out.
@@ -39,7 +39,7 @@ pub(crate) fn make_hot(inner: &Inner, view: &View, to: &Generation, new_keys: Ve
     let filter = inner.live.filter();
     let snapshot = inner.warm.snapshot();
     let base = snapshot.read(&new_keys.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
-    let mut entries = Vec::with_capacity(new_keys.len());
+    let mut hot_rows = Vec::with_capacity(new_keys.len());
     for (new_key, base) in new_keys.into_iter().zip(base) {
         let Some((id, entity)) = read_key(&new_key) else { continue };
         let hash = key::key_hash(id.view, id.tenant, entity.as_bytes());
@@ -58,20 +58,18 @@ pub(crate) fn make_hot(inner: &Inner, view: &View, to: &Generation, new_keys: Ve
         }
         let combined = rows.combine(view, Some(to), inner.erasures.erased_ms(id.tenant, &entity));
         let value = combined.map_err(damaged)?;
-        entries.push(Entry { key: new_key.into(), hash, found: value.as_deref().map(Arc::from) });
+        hot_rows.push(HotRow::new(&new_key, hash, value.as_deref()));
     }
-    let count = entries.len() as u64;
-    inner.hot.insert_all(Filling { read_at, entries });
+    let count = hot_rows.len() as u64;
+    inner.hot.insert_all(Filling { read_at, rows: hot_rows });
     Ok(count)
 }
 
 impl Carried {
     /// Drops the old generation's entries, which nobody asks for any more.
     pub(crate) fn forget_old(self, inner: &Inner) {
-        for key in self.0 {
-            if let Some((id, entity)) = read_key(&key) {
-                inner.hot.forget(&key, key::key_hash(id.view, id.tenant, entity.as_bytes()));
-            }
+        for row in self.0 {
+            inner.hot.forget(row.key(), row.key_hash());
         }
     }
 }

@@ -11,11 +11,14 @@ use crate::cold_call::{ColdAnswer, ColdOutcome};
 use crate::cold_pool::{ColdJob, ColdPool};
 use crate::fetched::FetchStats;
 use crate::generation::Generation;
-use crate::hot::{Clock, Entry, Filling, Found, Shards};
+use crate::hot::{Clock, Filling, HotRow, Shards};
 use crate::lookup::{Rows, Value};
 use crate::plan::View;
 use crate::row::Damaged;
 use crate::{active::Active, metrics};
+
+/// What stands for a key, or that nothing does.
+pub(crate) type Found = Option<Arc<[u8]>>;
 
 /// A key that only the cold tier can answer.
 pub(crate) struct ColdKey {
@@ -42,8 +45,8 @@ impl ColdKey {
         }))
     }
 
-    fn entry(&self, found: Found) -> Entry {
-        Entry { key: self.base_key.clone(), hash: self.hash, found }
+    fn hot_row(&self, found: &Found) -> Arc<HotRow> {
+        HotRow::new(&self.base_key, self.hash, found.as_deref())
     }
 }
 
@@ -61,14 +64,14 @@ pub(crate) struct ColdTier {
 }
 
 impl ColdTier {
-    /// Asks for the keys, which are in the order of their files and entities. Returns what became of each, and the entries to make hot.
+    /// Asks for the keys, which are in the order of their files and entities. Returns what became of each, and the rows to make hot.
     pub(crate) fn look_up(
         &self,
         keys: Vec<ColdKey>,
         read_at: Clock,
         deadline: Instant,
         stats: &mut FetchStats,
-    ) -> (Vec<(usize, ColdRow)>, Vec<Entry>) {
+    ) -> (Vec<(usize, ColdRow)>, Vec<Arc<HotRow>>) {
         let mut jobs = Vec::new();
         let mut asked: Vec<Vec<ColdKey>> = Vec::new();
         for (part, keys) in by_part(keys) {
@@ -85,7 +88,7 @@ impl ColdTier {
             move |job: usize, answer: ColdAnswer| arrive_late(&asked[job], answer, read_at, &hot, &active)
         };
         let outcomes = self.pool.read(jobs, deadline, late);
-        let (mut rows, mut entries) = (Vec::new(), Vec::new());
+        let (mut rows, mut to_hot) = (Vec::new(), Vec::new());
         for (keys, outcome) in asked.iter().zip(outcomes) {
             let answer = match outcome {
                 ColdOutcome::Read(answer) => answer,
@@ -103,7 +106,7 @@ impl ColdTier {
                         if found.is_some() {
                             self.active.note(key.view.config.id, key.generation.manifest.tenant, &key.entity);
                         }
-                        entries.push(key.entry(found.clone()));
+                        to_hot.push(key.hot_row(&found));
                         rows.push((key.position, ColdRow::Found(found)));
                     }
                 }
@@ -114,7 +117,7 @@ impl ColdTier {
                 }
             }
         }
-        (rows, entries)
+        (rows, to_hot)
     }
 }
 
@@ -144,13 +147,13 @@ fn arrive_late(keys: &[ColdKey], answer: ColdAnswer, read_at: Clock, hot: &Shard
     metrics::record_cold_reads(&answer.reads);
     match found(keys, answer) {
         Ok(found) => {
-            let entry = |(key, found): (&ColdKey, Found)| {
+            let row = |(key, found): (&ColdKey, Found)| {
                 if found.is_some() {
                     active.note(key.view.config.id, key.generation.manifest.tenant, &key.entity);
                 }
-                key.entry(found)
+                key.hot_row(&found)
             };
-            hot.insert_all(Filling { read_at, entries: keys.iter().zip(found).map(entry).collect() });
+            hot.insert_all(Filling { read_at, rows: keys.iter().zip(found).map(row).collect() });
         }
         Err(error) => unreadable(&error),
     }

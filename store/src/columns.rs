@@ -7,29 +7,60 @@ use arrow::array::{
     ArrayRef, ArrowPrimitiveType, BooleanBuilder, Float32Array, ListArray, PrimitiveArray, PrimitiveBuilder,
     StringArray,
 };
-use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::buffer::{BooleanBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int32Type, Int64Type, TimestampMillisecondType};
 
 use crate::row::{Damaged, Row};
-use crate::schema::Slot;
+use crate::schema::{Projection, ROW_HEADER_BYTES, Slot, fixed_bytes};
 use crate::view::FeatureType;
 
+/// The rows of a column. Nearly always all of them are there and of one schema; then where a feature lies is asked once for all of them.
+pub(crate) struct Rows<'a> {
+    rows: Vec<Option<Row<'a>>>,
+    alike: Option<&'a Projection>,
+}
+
+impl<'a> Rows<'a> {
+    pub(crate) fn new(rows: Vec<Option<Row<'a>>>) -> Rows<'a> {
+        let first = rows.first().and_then(|row| row.as_ref()).map(Row::projection);
+        let alike = first.filter(|first| {
+            rows.iter().all(|row| row.as_ref().is_some_and(|row| std::ptr::eq(row.projection(), *first)))
+        });
+        Rows { rows, alike }
+    }
+
+    /// Where a feature lies in all of the rows; `None` when they differ or do not have it.
+    fn slot(&self, feature: usize) -> Option<&'a Slot> {
+        self.alike?.slots[feature].as_ref()
+    }
+
+    /// Which rows have a value in `slot`; nothing when all of them have.
+    fn nulls(&self, slot: &Slot) -> Option<NullBuffer> {
+        let (byte, mask) = (ROW_HEADER_BYTES + slot.bit / 8, 1 << (slot.bit % 8));
+        let is_valid = |row: &Option<Row<'_>>| row.as_ref().is_some_and(|row| row.byte(byte) & mask != 0);
+        if self.rows.iter().all(is_valid) {
+            return None;
+        }
+        Some(NullBuffer::new(BooleanBuffer::collect_bool(self.rows.len(), |row| is_valid(&self.rows[row]))))
+    }
+}
+
 /// The column of wanted feature `feature` over `rows`; null where there is no row, or no value in it.
-pub(crate) fn column(rows: &[Option<Row<'_>>], feature: usize, data_type: FeatureType) -> Result<ArrayRef, Damaged> {
+pub(crate) fn column(rows: &Rows<'_>, feature: usize, data_type: FeatureType) -> Result<ArrayRef, Damaged> {
     Ok(match data_type {
         FeatureType::Bool => {
-            let mut builder = BooleanBuilder::with_capacity(rows.len());
-            for row in rows {
+            let mut builder = BooleanBuilder::with_capacity(rows.rows.len());
+            for row in &rows.rows {
                 builder.append_option(slot(row, feature).map(|(row, slot)| row.fixed::<1>(slot.offset) != [0]));
             }
             Arc::new(builder.finish())
         }
-        FeatureType::I32 => Arc::new(primitive::<Int32Type>(rows, feature, as_i32)),
-        FeatureType::I64 => Arc::new(primitive::<Int64Type>(rows, feature, as_i64)),
-        FeatureType::F32 => Arc::new(primitive::<Float32Type>(rows, feature, as_f32)),
-        FeatureType::F64 => Arc::new(primitive::<Float64Type>(rows, feature, as_f64)),
+        FeatureType::I32 => Arc::new(primitive::<Int32Type, 4>(rows, feature, i32::from_le_bytes, as_i32)),
+        FeatureType::I64 => Arc::new(primitive::<Int64Type, 8>(rows, feature, i64::from_le_bytes, as_i64)),
+        FeatureType::F32 => Arc::new(primitive::<Float32Type, 4>(rows, feature, f32::from_le_bytes, as_f32)),
+        FeatureType::F64 => Arc::new(primitive::<Float64Type, 8>(rows, feature, f64::from_le_bytes, as_f64)),
         FeatureType::Timestamp => {
-            let times = primitive::<TimestampMillisecondType>(rows, feature, as_i64);
+            let times = primitive::<TimestampMillisecondType, 8>(rows, feature, i64::from_le_bytes, as_i64);
             Arc::new(times.with_timezone("UTC"))
         }
         FeatureType::Utf8 => {
@@ -64,14 +95,23 @@ fn slot<'r, 'a>(row: &'r Option<Row<'a>>, feature: usize) -> Option<(&'r Row<'a>
     row.slot(feature).map(|slot| (row, slot))
 }
 
-fn primitive<T: ArrowPrimitiveType>(
-    rows: &[Option<Row<'_>>],
+/// Numbers of `N` bytes: `read` where they are stored as declared, `convert` where that is not known.
+fn primitive<T: ArrowPrimitiveType, const N: usize>(
+    rows: &Rows<'_>,
     feature: usize,
-    read: impl Fn(&Row<'_>, &Slot) -> T::Native,
+    read: impl Fn([u8; N]) -> T::Native,
+    convert: impl Fn(&Row<'_>, &Slot) -> T::Native,
 ) -> PrimitiveArray<T> {
-    let mut builder = PrimitiveBuilder::with_capacity(rows.len());
-    for row in rows {
-        builder.append_option(slot(row, feature).map(|(row, slot)| read(row, slot)));
+    if let Some(slot) = rows.slot(feature).filter(|slot| fixed_bytes(slot.data_type) == N) {
+        // A null is stored as zeros, so it is read like any other value.
+        let value =
+            |row: &Option<Row<'_>>| row.as_ref().map_or(T::Native::default(), |row| read(row.fixed(slot.offset)));
+        let values: Vec<T::Native> = rows.rows.iter().map(value).collect();
+        return PrimitiveArray::new(values.into(), rows.nulls(slot));
+    }
+    let mut builder = PrimitiveBuilder::with_capacity(rows.rows.len());
+    for row in &rows.rows {
+        builder.append_option(slot(row, feature).map(|(row, slot)| convert(row, slot)));
     }
     builder.finish()
 }
@@ -108,25 +148,33 @@ type Variable = (Vec<u8>, OffsetBuffer<i32>, Option<NullBuffer>);
 
 /// The bytes of a text or list column, one value after the other, with offsets counted in units of `width` bytes. Text is checked to be
 /// UTF-8 once for the whole column, where the array is made.
-fn variable(rows: &[Option<Row<'_>>], feature: usize, width: usize) -> Result<Variable, Damaged> {
-    let mut bytes = Vec::with_capacity(rows.len() * 16);
-    let mut offsets: Vec<i32> = Vec::with_capacity(rows.len() + 1);
-    let mut valid = Vec::with_capacity(rows.len());
+fn variable(rows: &Rows<'_>, feature: usize, width: usize) -> Result<Variable, Damaged> {
+    let mut bytes = Vec::with_capacity(rows.rows.len() * 16);
+    let mut offsets: Vec<i32> = Vec::with_capacity(rows.rows.len() + 1);
     offsets.push(0);
-    for row in rows {
-        let value = row.as_ref().and_then(|row| row.slot(feature).map(|slot| row.variable(slot)));
-        if let Some(value) = value.transpose()? {
-            if value.len() % width != 0 {
-                return Err(Damaged("a list of floats has a broken length"));
-            }
-            bytes.extend_from_slice(value);
-        }
-        valid.push(value.is_some());
+    let mut append = |value: &[u8]| {
+        bytes.extend_from_slice(value);
         let end = i32::try_from(bytes.len() / width);
         offsets.push(end.map_err(|_| Damaged("a column is larger than 2 GiB"))?);
-    }
+        if value.len() % width == 0 { Ok(()) } else { Err(Damaged("a list of floats has a broken length")) }
+    };
+    let nulls = if let Some(slot) = rows.slot(feature) {
+        // A null is stored as an empty value.
+        for row in &rows.rows {
+            append(row.as_ref().map_or(Ok(&[][..]), |row| row.variable(slot))?)?;
+        }
+        rows.nulls(slot)
+    } else {
+        let mut valid = Vec::with_capacity(rows.rows.len());
+        for row in &rows.rows {
+            let value = slot(row, feature).map(|(row, slot)| row.variable(slot)).transpose()?;
+            append(value.unwrap_or_default())?;
+            valid.push(value.is_some());
+        }
+        nulls(&valid)
+    };
     // Offsets only grow, so the checks of `new` hold.
-    Ok((bytes, OffsetBuffer::new(ScalarBuffer::from(offsets)), nulls(&valid)))
+    Ok((bytes, OffsetBuffer::new(ScalarBuffer::from(offsets)), nulls))
 }
 
 /// Validity of a column; nothing when all of it is valid.
@@ -279,7 +327,7 @@ mod tests {
                         None => new_null_array(&wanted, ROWS),
                     }).collect();
                     let model: Vec<_> = model.iter().map(|array| &**array).collect();
-                    let read = column(&rows, index, feature.data_type).unwrap();
+                    let read = column(&Rows::new(rows.clone()), index, feature.data_type).unwrap();
                     prop_assert_eq!(&read, &interleave(&model, &order).unwrap());
                 }
             }

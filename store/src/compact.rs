@@ -84,6 +84,8 @@ pub(crate) fn compact_erased(inner: &Inner) -> Result<Compacted, Error> {
         }
     }
     compact_cold(inner, &mut compacted)?;
+    // Logs know no entities; what their owners removed goes with the rest.
+    inner.warm.compact_log()?;
     // The log still holds what was written live; it goes when everything in it has reached a file.
     inner.warm.flush()?;
     Ok(compacted)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::buffer::OffsetBuffer;
 
 use crate::batch::{Batch, NO_GENERATION};
-use crate::columns;
+use crate::columns::{self, Rows};
 use crate::elements::Elements;
 use crate::fetched::{FetchStats, FetchedView, Status, Tier};
 use crate::lookup::FoundRow;
@@ -190,16 +190,17 @@ fn align(
             requested().flat_map(|entity| visible[entity.visible.clone()].iter().copied().map(Some)).collect()
         }
     };
+    let rows = Rows::new(rows);
+    let lists = (config.kind == ViewKind::LastN).then(|| {
+        let present: Vec<_> = requested().map(|entity| entity.status == Status::Present).collect();
+        (OffsetBuffer::from_lengths(requested().map(|entity| entity.visible.len())), columns::nulls(&present))
+    });
     let mut columns = Vec::with_capacity(planned.features.len());
     for (feature, (_, data_type)) in planned.features.iter().enumerate() {
         let values = columns::column(&rows, feature, *data_type)?;
-        columns.push(match config.kind {
-            ViewKind::Latest => values,
-            ViewKind::LastN => {
-                let offsets = OffsetBuffer::from_lengths(requested().map(|entity| entity.visible.len()));
-                let present: Vec<_> = requested().map(|entity| entity.status == Status::Present).collect();
-                columns::list(values, data_type.arrow_type(), offsets, columns::nulls(&present))?
-            }
+        columns.push(match &lists {
+            None => values,
+            Some((offsets, nulls)) => columns::list(values, data_type.arrow_type(), offsets.clone(), nulls.clone())?,
         });
     }
     Ok(FetchedView {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use crate::hot::{Entry, Filling, Shards};
+use crate::hot::{Filling, Shards};
 use crate::metrics;
 
 /// Most fetches whose rows wait to enter the hot tier.
@@ -41,9 +41,8 @@ impl Filler {
 
     /// Hands rows over. Never waits: rows that do not fit into the queue are left out.
     pub(crate) fn fill(&self, filling: Filling) {
-        let bytes_of = |entry: &Entry| entry.key.len() + entry.found.as_ref().map_or(0, |row| row.len());
-        let bytes = filling.entries.iter().map(bytes_of).sum();
-        let rows = filling.entries.len();
+        let bytes = filling.rows.iter().map(|row| row.size()).sum();
+        let rows = filling.rows.len();
         if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= MAX_QUEUED_BYTES
             && let Some(sender) = &self.sender
             && !matches!(sender.try_send(Message::Fill(filling, bytes)), Err(TrySendError::Full(_)))
@@ -95,7 +94,7 @@ fn fill(hot: &Shards, receiver: &Receiver<Message>, queued_bytes: &AtomicUsize) 
 mod tests {
     use super::*;
     use crate::config::StoreConfig;
-    use crate::hot::test_hash;
+    use crate::hot::{HotRow, test_hash};
 
     fn start() -> (Arc<Shards>, Filler) {
         let hot = Arc::new(Shards::new(&StoreConfig::default(), 1));
@@ -104,12 +103,12 @@ mod tests {
     }
 
     fn filling(hot: &Shards, rows: &[(&[u8], Option<&[u8]>)]) -> Filling {
-        let entry = |&(key, row): &(&[u8], Option<&[u8]>)| Entry {
-            key: key.into(),
-            hash: test_hash(key),
-            found: row.map(Arc::from),
-        };
-        Filling { read_at: hot.clock(), entries: rows.iter().map(entry).collect() }
+        let row = |&(key, row): &(&[u8], Option<&[u8]>)| HotRow::new(key, test_hash(key), row);
+        Filling { read_at: hot.clock(), rows: rows.iter().map(row).collect() }
+    }
+
+    fn holds(hot: &Shards, key: &[u8]) -> Option<bool> {
+        hot.get(key, test_hash(key)).map(|row| row.row().is_some())
     }
 
     #[test]
@@ -117,8 +116,7 @@ mod tests {
         let (hot, filler) = start();
         filler.fill(filling(&hot, &[(b"a", None), (b"b", Some(b"row"))]));
         filler.settle();
-        assert_eq!(hot.get(b"a", test_hash(b"a")), Some(None));
-        assert!(hot.get(b"b", test_hash(b"b")).is_some());
+        assert_eq!((holds(&hot, b"a"), holds(&hot, b"b")), (Some(false), Some(true)));
         assert_eq!(filler.queued_bytes.load(Ordering::Relaxed), 0);
     }
 
@@ -128,8 +126,7 @@ mod tests {
         filler.fill(filling(&hot, &[(b"large", Some(&vec![0; MAX_QUEUED_BYTES]))]));
         filler.fill(filling(&hot, &[(b"small", None)]));
         filler.settle();
-        assert_eq!(hot.get(b"large", test_hash(b"large")), None);
-        assert_eq!(hot.get(b"small", test_hash(b"small")), Some(None));
+        assert_eq!((holds(&hot, b"large"), holds(&hot, b"small")), (None, Some(false)));
         assert_eq!(filler.queued_bytes.load(Ordering::Relaxed), 0);
     }
 }

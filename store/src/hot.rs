@@ -1,54 +1,116 @@
 //! The hot tier: the rows of the last requests in RAM, snapshot and live changes combined, least recently used out first. Absent keys are
 //! held too, so that asking again for an unknown entity costs no read.
 //!
+//! Rows are read from a table of our own; moka decides which of them may stay. Asking moka at every hit would cost more than all the rest of
+//! a hot fetch, because it records each hit in a channel that all readers share and works the channel off on their time. So it hears of a
+//! row's use only when so many rows have come in since it last did that the row might be pushed out: where nothing comes in, the order of
+//! use means nothing.
+//!
 //! No entry is ever stale. Its key includes the generation, and a generation's rows never change. What can change is what was written live,
 //! and against that stands a clock: a fetch reads it before it reads the database, a write moves it on after its commit and before
 //! its acknowledgement, notes the new time on each key's stripe and drops the key's entries. What a fetch wants to insert is dropped
 //! when its key's stripe has been written since. Time to live and erasure are not this tier's business; they are checked at every read.
 
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::config::StoreConfig;
 use crate::fill::Filler;
+use crate::key::GenerationId;
 
-/// What the store knows about a key: its value, or that there is none.
-pub(crate) type Found = Option<Arc<[u8]>>;
-
-/// Bookkeeping of one entry beside key and row: cache node, reference counts, allocator overhead.
-const ENTRY_OVERHEAD_BYTES: usize = 192;
+/// Bookkeeping of one entry beside key and row, in the table, in moka and in the allocator; measured.
+const ENTRY_OVERHEAD_BYTES: usize = 320;
 
 /// Stripes of each shard's keys whose last write is noted. More of them mean fewer inserts dropped for a neighbour's write.
 const STRIPES_PER_SHARD: usize = 4096;
 
-/// A row on its way into the hot tier.
+/// A key, and what the store knows of it: its row, or that there is none.
 #[derive(Debug)]
-pub(crate) struct Entry {
-    /// The key of the base family, generation included.
-    pub(crate) key: Box<[u8]>,
-    /// [`key_hash`](crate::key::key_hash) of the same view, tenant and entity.
-    pub(crate) hash: u64,
-    pub(crate) found: Found,
+pub(crate) struct HotRow {
+    /// [`key_hash`](crate::key::key_hash) of the key's view, tenant and entity.
+    key_hash: u64,
+    /// The shard's number of inserts when moka last heard of the row.
+    used_at: AtomicU32,
+    key_bytes: u32,
+    absent: bool,
+    /// The key of the base family, generation included, and then the row.
+    bytes: Box<[u8]>,
 }
 
-/// Entries read from the database at one time.
+impl HotRow {
+    pub(crate) fn new(key: &[u8], key_hash: u64, row: Option<&[u8]>) -> Arc<HotRow> {
+        let mut bytes = Vec::with_capacity(key.len() + row.map_or(0, <[u8]>::len));
+        bytes.extend_from_slice(key);
+        bytes.extend_from_slice(row.unwrap_or_default());
+        Arc::new(HotRow {
+            key_hash,
+            used_at: AtomicU32::new(0),
+            key_bytes: key.len() as u32,
+            absent: row.is_none(),
+            bytes: bytes.into_boxed_slice(),
+        })
+    }
+
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.bytes[..self.key_bytes as usize]
+    }
+
+    pub(crate) fn key_hash(&self) -> u64 {
+        self.key_hash
+    }
+
+    /// The row; `None` when the key is known to have none.
+    #[inline]
+    pub(crate) fn row(&self) -> Option<&[u8]> {
+        (!self.absent).then(|| self.bytes_of_row())
+    }
+
+    /// The row's bytes, none when there is no row.
+    #[inline]
+    pub(crate) fn bytes_of_row(&self) -> &[u8] {
+        &self.bytes[self.key_bytes as usize..]
+    }
+
+    /// Bytes of key and row.
+    pub(crate) fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn weight(&self) -> u32 {
+        u32::try_from(self.bytes.len() + ENTRY_OVERHEAD_BYTES).unwrap_or(u32::MAX)
+    }
+
+    fn slot(&self) -> u64 {
+        slot(self.key(), self.key_hash)
+    }
+}
+
+/// A hash of the whole key, generation included.
+#[inline]
+fn slot(key: &[u8], key_hash: u64) -> u64 {
+    let generation = GenerationId::of_key(key).map_or(0, |id| id.generation);
+    (key_hash ^ u64::from(generation)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32)
+}
+
+/// Rows read from the database at one time.
 #[derive(Debug)]
 pub(crate) struct Filling {
     /// The clock before the read.
     pub(crate) read_at: Clock,
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) rows: Vec<Arc<HotRow>>,
 }
 
 /// A moment in the order of live writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Clock(u64);
 
-/// The hot tier: the caches, and the thread that fills them.
+/// The hot tier: the shards, and the thread that fills them.
 pub(crate) struct Hot {
     shards: Arc<Shards>,
     filler: Filler,
@@ -62,7 +124,7 @@ impl Hot {
         Ok(Hot { shards, filler })
     }
 
-    /// The caches themselves, for threads that put rows in when they arrive.
+    /// The shards themselves, for threads that put rows in when they arrive.
     pub(crate) fn shards(&self) -> Arc<Shards> {
         Arc::clone(&self.shards)
     }
@@ -74,8 +136,8 @@ impl Hot {
 
     /// What is held about `key`; `None` when nothing is.
     #[inline]
-    pub(crate) fn get(&self, key: &[u8], hash: u64) -> Option<Found> {
-        self.shards.get(key, hash)
+    pub(crate) fn get(&self, key: &[u8], key_hash: u64) -> Option<Arc<HotRow>> {
+        self.shards.get(key, key_hash)
     }
 
     /// False when the hot tier is turned off, so that filling it would be in vain.
@@ -85,7 +147,7 @@ impl Hot {
 
     /// Hands over what the database answered; it is held some time later, or never when the tier has fallen behind.
     pub(crate) fn fill(&self, filling: Filling) {
-        if !filling.entries.is_empty() {
+        if !filling.rows.is_empty() {
             self.filler.fill(filling);
         }
     }
@@ -102,8 +164,8 @@ impl Hot {
     }
 
     /// Drops an entry.
-    pub(crate) fn forget(&self, key: &[u8], hash: u64) {
-        self.shards.forget(key, hash);
+    pub(crate) fn forget(&self, key: &[u8], key_hash: u64) {
+        self.shards.forget(key, key_hash);
     }
 
     /// What stops inserts for a test.
@@ -112,12 +174,14 @@ impl Hot {
         &self.shards.gate
     }
 
-    /// All keys held that start with `prefix`, in no order.
-    pub(crate) fn keys(&self, prefix: &[u8]) -> Vec<Arc<Box<[u8]>>> {
+    /// All entries whose keys start with `prefix`, in no order.
+    pub(crate) fn entries(&self, prefix: &[u8]) -> Vec<Arc<HotRow>> {
         self.filler.settle();
         let shards = self.shards.shards.iter();
-        let keys = shards.flat_map(|shard| shard.cache.iter()).map(|(key, _)| key);
-        keys.filter(|key| key.starts_with(prefix)).collect()
+        let held = |shard: &Shard| -> Vec<_> {
+            shard.read().iter().filter(|row| row.key().starts_with(prefix)).cloned().collect()
+        };
+        shards.flat_map(held).collect()
     }
 
     /// Entries and bytes held, bookkeeping included, as of the last maintenance.
@@ -142,57 +206,137 @@ pub struct HotUsage {
     pub bytes: u64,
 }
 
-/// Independent caches, chosen by hash. One cache would make all readers meet at its channel of recorded hits.
+/// Independent parts, chosen by hash.
 pub(crate) struct Shards {
     shards: Vec<Shard>,
     clock: AtomicU64,
-    /// Bytes held, where the caches count entries and do not know.
-    counted: Option<Arc<AtomicU64>>,
     #[cfg(test)]
     gate: crate::never_stale::Gate,
 }
 
+/// The rows of a shard: what readers look into.
+type Table = RwLock<HashTable<Arc<HotRow>>>;
+
 struct Shard {
-    cache: Cache<Box<[u8]>, Found, RandomState>,
-    /// The clock at the last write of each stripe. Held while the cache changes, never while it is read.
+    table: Arc<Table>,
+    /// Knows the same rows by their slots, and drops those that must go.
+    policy: Cache<u64, Arc<HotRow>, BuildHasherDefault<SlotHasher>>,
+    /// Bytes of the rows in the table.
+    bytes: Arc<AtomicU64>,
+    /// Rows that have come in, and how many more may before moka must hear of a use: a sixteenth of what is held.
+    inserts: AtomicU32,
+    patience: AtomicU32,
+    /// The clock at the last write of each stripe. Held while the table changes for an insert or a note.
     last_writes: Mutex<Box<[u64]>>,
 }
 
 impl Shard {
+    fn new(capacity: u64, counts_entries: bool) -> Shard {
+        let (table, bytes) = (Arc::<Table>::default(), Arc::new(AtomicU64::new(0)));
+        let policy = {
+            let (table, bytes) = (Arc::clone(&table), Arc::clone(&bytes));
+            Cache::builder()
+                .max_capacity(capacity)
+                .eviction_policy(EvictionPolicy::lru())
+                .weigher(move |_, row: &Arc<HotRow>| if counts_entries { 1 } else { row.weight() })
+                .eviction_listener(move |_, row: Arc<HotRow>, _| {
+                    let mut table = write(&table);
+                    if let Ok(entry) = table.find_entry(row.slot(), |held| Arc::ptr_eq(held, &row)) {
+                        entry.remove();
+                        bytes.fetch_sub(u64::from(row.weight()), Ordering::Relaxed);
+                    }
+                })
+                .build_with_hasher(BuildHasherDefault::default())
+        };
+        Shard {
+            table,
+            policy,
+            bytes,
+            inserts: AtomicU32::new(0),
+            patience: AtomicU32::new(0),
+            last_writes: Mutex::new(vec![0; STRIPES_PER_SHARD].into()),
+        }
+    }
+
+    /// Puts a row in, in place of an older one of the same key. The policy is told after the table, so that what it drops is always found.
+    fn insert(&self, row: Arc<HotRow>) {
+        let slot = row.slot();
+        row.used_at.store(self.inserts.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        self.bytes.fetch_add(u64::from(row.weight()), Ordering::Relaxed);
+        let mut table = write(&self.table);
+        match table.find_mut(slot, |held| held.key() == row.key()) {
+            Some(held) => {
+                self.bytes.fetch_sub(u64::from(held.weight()), Ordering::Relaxed);
+                *held = Arc::clone(&row);
+            }
+            None => {
+                table.insert_unique(slot, Arc::clone(&row), |held| held.slot());
+            }
+        }
+        self.patience.store((table.len() / 16) as u32, Ordering::Relaxed);
+        drop(table);
+        self.policy.insert(slot, row);
+    }
+
+    fn forget(&self, key: &[u8], slot: u64) {
+        let mut table = write(&self.table);
+        let forgotten = table.find_entry(slot, |held| held.key() == key).ok().map(|entry| entry.remove().0);
+        drop(table);
+        if let Some(row) = forgotten {
+            self.bytes.fetch_sub(u64::from(row.weight()), Ordering::Relaxed);
+            self.policy.invalidate(&slot);
+        }
+    }
+
+    #[inline]
+    fn read(&self) -> RwLockReadGuard<'_, HashTable<Arc<HotRow>>> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Box<[u64]>> {
         // Whoever panicked with the lock held left times that are at most too late.
         self.last_writes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn stripe(hash: u64) -> usize {
-    (hash >> 32) as usize % STRIPES_PER_SHARD
+fn write(table: &Table) -> RwLockWriteGuard<'_, HashTable<Arc<HotRow>>> {
+    table.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn stripe(key_hash: u64) -> usize {
+    (key_hash >> 32) as usize % STRIPES_PER_SHARD
+}
+
+/// A slot is a hash already.
+#[derive(Debug, Default)]
+struct SlotHasher(u64);
+
+impl Hasher for SlotHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, slot: u64) {
+        self.0 = slot;
+    }
 }
 
 impl Shards {
-    /// Empty caches for rows of `views` views.
+    /// Empty shards for rows of `views` views.
     pub(crate) fn new(config: &StoreConfig, views: usize) -> Shards {
         let by_requests = config.hot_capacity_requests.map(|requests| requests * views.max(1) as u64);
         let capacity = by_requests.unwrap_or(config.hot_capacity_mib << 20);
-        let count = if capacity == 0 { 0 } else { config.hot_shards };
-        let counted = by_requests.map(|_| Arc::new(AtomicU64::new(0)));
-        let cache = |_| {
-            let builder = Cache::<Box<[u8]>, Found>::builder()
-                .max_capacity(capacity.div_ceil(count as u64))
-                .eviction_policy(EvictionPolicy::lru());
-            match counted.clone() {
-                None => builder.weigher(|key, found| weight(key, found)),
-                Some(bytes) => builder.eviction_listener(move |key, found, _| {
-                    bytes.fetch_sub(u64::from(weight(&key, &found)), Ordering::Relaxed);
-                }),
-            }
-            .build_with_hasher(RandomState::default())
-        };
-        let shard = |number| Shard { cache: cache(number), last_writes: Mutex::new(vec![0; STRIPES_PER_SHARD].into()) };
+        let count = if capacity == 0 { 0 } else { config.hot_shards as u64 };
+        let shard = |_| Shard::new(capacity.div_ceil(count), by_requests.is_some());
         Shards {
             shards: (0..count).map(shard).collect(),
             clock: AtomicU64::new(0),
-            counted,
             #[cfg(test)]
             gate: Default::default(),
         }
@@ -204,22 +348,28 @@ impl Shards {
 
     /// What is held about `key`; `None` when nothing is.
     #[inline]
-    pub(crate) fn get(&self, key: &[u8], hash: u64) -> Option<Found> {
-        self.shard(hash)?.cache.get(key)
+    pub(crate) fn get(&self, key: &[u8], key_hash: u64) -> Option<Arc<HotRow>> {
+        let shard = self.shard(key_hash)?;
+        let slot = slot(key, key_hash);
+        let row = Arc::clone(shard.read().find(slot, |held| held.key() == key)?);
+        let inserts = shard.inserts.load(Ordering::Relaxed);
+        let since = inserts.wrapping_sub(row.used_at.load(Ordering::Relaxed));
+        if since > shard.patience.load(Ordering::Relaxed) {
+            row.used_at.store(inserts, Ordering::Relaxed);
+            shard.policy.get(&slot);
+        }
+        Some(row)
     }
 
     /// Remembers what the database answered, except what has been written since it was asked.
     pub(crate) fn insert_all(&self, filling: Filling) {
         #[cfg(test)]
         self.gate.pass();
-        for Entry { key, hash, found } in filling.entries {
-            let Some(shard) = self.shard(hash) else { return };
+        for row in filling.rows {
+            let Some(shard) = self.shard(row.key_hash) else { return };
             let last_writes = shard.lock();
-            if last_writes[stripe(hash)] <= filling.read_at.0 {
-                if let Some(bytes) = &self.counted {
-                    bytes.fetch_add(u64::from(weight(&key, &found)), Ordering::Relaxed);
-                }
-                shard.cache.insert(key, found);
+            if last_writes[stripe(row.key_hash)] <= filling.read_at.0 {
+                shard.insert(row);
             }
         }
     }
@@ -237,45 +387,37 @@ impl Shards {
     }
 
     /// Drops an entry.
-    pub(crate) fn forget(&self, key: &[u8], hash: u64) {
-        if let Some(shard) = self.shard(hash) {
-            shard.cache.invalidate(key);
+    pub(crate) fn forget(&self, key: &[u8], key_hash: u64) {
+        if let Some(shard) = self.shard(key_hash) {
+            shard.forget(key, slot(key, key_hash));
         }
     }
 
-    /// Bytes held, bookkeeping included, as of the last maintenance of each shard.
+    /// Bytes held, bookkeeping included.
     pub(crate) fn bytes(&self) -> u64 {
-        match &self.counted {
-            Some(bytes) => bytes.load(Ordering::Relaxed),
-            None => self.shards.iter().map(|shard| shard.cache.weighted_size()).sum(),
-        }
+        self.shards.iter().map(|shard| shard.bytes.load(Ordering::Relaxed)).sum()
     }
 
-    /// Entries held, as of the last maintenance of each shard.
+    /// Entries held.
     pub(crate) fn entries(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.cache.entry_count()).sum()
+        self.shards.iter().map(|shard| shard.read().len() as u64).sum()
     }
 
-    /// Applies what readers and writers have queued, evictions included, so that `bytes` and `entries` are exact.
+    /// Applies what readers and writers have queued, evictions included, so that `bytes` and `entries` are within their bounds.
     pub(crate) fn settle(&self) {
-        self.shards.iter().for_each(|shard| shard.cache.run_pending_tasks());
+        self.shards.iter().for_each(|shard| shard.policy.run_pending_tasks());
     }
 
     #[inline]
-    fn shard(&self, hash: u64) -> Option<&Shard> {
+    fn shard(&self, key_hash: u64) -> Option<&Shard> {
         match self.shards.len() {
             0 => None,
-            count => self.shards.get(hash as u32 as usize % count),
+            count => self.shards.get(key_hash as u32 as usize % count),
         }
     }
 }
 
-fn weight(key: &[u8], found: &Found) -> u32 {
-    let row = found.as_ref().map_or(0, |row| row.len());
-    u32::try_from(key.len() + row + ENTRY_OVERHEAD_BYTES).unwrap_or(u32::MAX)
-}
-
-/// The hasher of the caches and the hash of a bare key, for tests that have no view.
+/// The hash of a bare key, for tests that have no view.
 #[cfg(test)]
 pub(crate) fn test_hash(key: &[u8]) -> u64 {
     crate::key::key_hash(0, crate::TenantId(0), key)
@@ -294,12 +436,11 @@ mod tests {
     }
 
     fn insert_read_at(hot: &Shards, read_at: Clock, key: &[u8], row: Option<&[u8]>) {
-        let entry = Entry { key: key.into(), hash: test_hash(key), found: row.map(Arc::from) };
-        hot.insert_all(Filling { read_at, entries: vec![entry] });
+        hot.insert_all(Filling { read_at, rows: vec![HotRow::new(key, test_hash(key), row)] });
     }
 
-    fn get(hot: &Shards, key: &[u8]) -> Option<Found> {
-        hot.get(key, test_hash(key))
+    fn get(hot: &Shards, key: &[u8]) -> Option<Option<Vec<u8>>> {
+        hot.get(key, test_hash(key)).map(|row| row.row().map(<[u8]>::to_vec))
     }
 
     fn write(hot: &Shards, key: &[u8]) {
@@ -312,9 +453,17 @@ mod tests {
         let hot = hot(1);
         insert(&hot, b"a", Some(b"row"));
         insert(&hot, b"b", None);
-        assert_eq!(get(&hot, b"a").unwrap().as_deref(), Some(b"row".as_slice()));
+        insert(&hot, b"empty", Some(b""));
+        assert_eq!(get(&hot, b"a"), Some(Some(b"row".to_vec())));
         assert_eq!(get(&hot, b"b"), Some(None));
+        assert_eq!(get(&hot, b"empty"), Some(Some(Vec::new())));
         assert_eq!(get(&hot, b"c"), None);
+        insert(&hot, b"a", Some(b"another row"));
+        assert_eq!(get(&hot, b"a"), Some(Some(b"another row".to_vec())));
+        hot.settle();
+        assert_eq!((hot.entries(), get(&hot, b"a").is_some()), (3, true), "what was replaced takes nothing with it");
+        let keys_and_rows = 1 + 11 + 1 + 5;
+        assert_eq!(hot.bytes(), keys_and_rows + 3 * ENTRY_OVERHEAD_BYTES as u64);
     }
 
     #[test]
@@ -334,13 +483,18 @@ mod tests {
         write(&hot, b"another key");
         insert_read_at(&hot, read_at, b"a", None);
         assert!(get(&hot, b"a").is_some(), "a write of another key is no reason to drop this one");
+        assert_eq!(hot.bytes(), 1 + ENTRY_OVERHEAD_BYTES as u64);
     }
 
     #[test]
     fn it_stays_within_its_bytes_and_keeps_the_last_used() {
         let hot = hot(1);
+        insert(&hot, b"first", None);
+        hot.settle();
         for index in 0..20_000u32 {
             insert(&hot, &index.to_be_bytes(), Some(&[0; 100]));
+            // Asked for again and again, and so never the one used least recently.
+            assert!(get(&hot, b"first").is_some(), "{index}");
         }
         hot.settle();
         assert!(hot.bytes() <= 1 << 20, "{} bytes", hot.bytes());

@@ -122,6 +122,10 @@ mod error;
 #[cfg(test)]
 mod cold_test_files;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
+mod mutate;
+#[cfg(test)]
 mod log_model;
 #[cfg(test)]
 mod never_stale;

@@ -96,7 +96,6 @@ impl Warm {
     }
 
     /// Rewrites the family's files: bytes of removed, trimmed and expired rows are gone from them afterwards.
-    #[cfg_attr(not(test), expect(dead_code, reason = "erasure will call it"))]
     pub(crate) fn compact_log(&self) -> Result<(), Error> {
         let family = self.family(LOG)?;
         let mut options = CompactOptions::default();

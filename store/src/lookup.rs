@@ -11,7 +11,7 @@ use crate::cold_lookup::{ColdKey, ColdRow, ColdTier};
 use crate::combine::{self, Published};
 use crate::fetched::{FetchStats, Tier};
 use crate::generation::Generation;
-use crate::hot::{Clock, Entry, Filling, Hot};
+use crate::hot::{Clock, Filling, Hot, HotRow};
 use crate::live_filter::LiveFilter;
 use crate::plan::{Plan, View};
 use crate::readers::Readers;
@@ -24,6 +24,8 @@ pub const MAX_FETCH_BYTES: usize = 1 << 30;
 /// A value where it was found, to be read in place.
 pub(crate) enum Value<'db> {
     /// In the hot tier, or on its way there.
+    Hot(Arc<HotRow>),
+    /// Read from the cold tier.
     Shared(Arc<[u8]>),
     /// In a block of the database.
     Pinned(Pinned<'db>),
@@ -37,6 +39,7 @@ impl Deref for Value<'_> {
     #[inline]
     fn deref(&self) -> &[u8] {
         match self {
+            Value::Hot(row) => row.bytes_of_row(),
             Value::Shared(bytes) => bytes,
             Value::Pinned(bytes) => bytes,
             Value::Owned(bytes) => bytes,
@@ -80,11 +83,11 @@ pub(crate) fn look_up<'a>(
     let mut misses = Vec::new();
     for position in batch.sorted_positions(plan) {
         match reading.hot.get(batch.key(position), batch.hash(position)) {
-            Some(Some(row)) => {
+            Some(row) if row.row().is_some() => {
                 stats.hot_hits += 1;
-                found[position] = FoundRow { value: Some(Value::Shared(row)), tier: Tier::Hot, in_time: true };
+                found[position] = FoundRow { value: Some(Value::Hot(row)), tier: Tier::Hot, in_time: true };
             }
-            Some(None) => stats.hot_negatives += 1,
+            Some(_) => stats.hot_negatives += 1,
             None => misses.push(position),
         }
     }
@@ -113,7 +116,7 @@ fn read_misses<'a>(
     let mut live = written.iter().copied().zip(read_live(batch, reading, &written)?).peekable();
 
     let fills = reading.hot.is_on();
-    let mut entries = Vec::with_capacity(if fills { misses.len() } else { 0 });
+    let mut rows_to_hot = Vec::with_capacity(if fills { misses.len() } else { 0 });
     let mut cold = Vec::new();
     for &position in misses {
         let base = base.next_if(|(at, _)| *at == position);
@@ -151,9 +154,9 @@ fn read_misses<'a>(
         let combined = rows.combine(view, generation.map(|generation| &**generation), erased_ms);
         let mut value = combined.map_err(damaged)?;
         if fills {
-            let row: Option<Arc<[u8]>> = value.as_deref().map(Arc::from);
-            entries.push(Entry { key: batch.key(position).into(), hash: batch.hash(position), found: row.clone() });
-            value = row.map(Value::Shared);
+            let row = HotRow::new(batch.key(position), batch.hash(position), value.as_deref());
+            value = value.map(|_| Value::Hot(Arc::clone(&row)));
+            rows_to_hot.push(row);
         }
         if value.is_some() {
             stats.warm_hits += 1;
@@ -162,7 +165,7 @@ fn read_misses<'a>(
     }
     if !cold.is_empty() {
         let (rows, arrived) = reading.cold.look_up(cold, reading.read_at, reading.deadline, stats);
-        entries.extend(arrived);
+        rows_to_hot.extend(arrived);
         for (position, row) in rows {
             let in_time = matches!(row, ColdRow::Found(_));
             stats.not_in_time += u64::from(!in_time);
@@ -175,7 +178,7 @@ fn read_misses<'a>(
             found[position] = FoundRow { value, tier, in_time };
         }
     }
-    reading.hot.fill(Filling { read_at: reading.read_at, entries });
+    reading.hot.fill(Filling { read_at: reading.read_at, rows: rows_to_hot });
     Ok(())
 }
 

@@ -171,7 +171,7 @@ impl Manifest {
         files::write_whole(&dir.join(MANIFEST_FILE), &bytes)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Manifest, String> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Manifest, String> {
         let broken = |error: serde_json::Error| format!("not a manifest: {error}");
         let value: serde_json::Value = serde_json::from_slice(bytes).map_err(broken)?;
         if value["format"] != FORMAT {
@@ -215,8 +215,11 @@ impl Manifest {
             let found = self.checksum;
             return Err(format!("checksum {found}, its content has {computed}: it was changed"));
         }
-        let entities = self.warm_entities() + self.cold.iter().map(|file| file.entities).sum::<u64>();
-        if entities != self.entities || self.rows < self.entities || self.entities == 0 {
+        let sum = |count: fn(&ManifestFile) -> u64| {
+            self.all_files().try_fold(0, |sum: u64, file| sum.checked_add(count(file)))
+        };
+        let counted = sum(|file| file.entities) == Some(self.entities) && sum(|file| file.bytes).is_some();
+        if !counted || self.rows < self.entities || self.entities == 0 {
             return Err("its counts contradict each other".to_string());
         }
         let mut names = HashSet::new();
@@ -233,5 +236,21 @@ impl Manifest {
         let plain = Manifest { checksum: 0, ..self.clone() };
         // Serialising plain data to memory cannot fail; an empty result would only fail the comparison.
         crc32fast::hash(&serde_json::to_vec(&plain).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_rows::view;
+
+    #[test]
+    fn forged_counts_that_overflow_are_refused() {
+        let mut manifest = Manifest::new(&view(), 7, TenantId(1), 1, 0);
+        let file = |name: &str, bytes| ManifestFile { name: name.into(), bytes, entities: 1 << 63, crc32: 0 };
+        manifest.files = vec![file("a.sst", 1), file("b.sst", u64::MAX)];
+        (manifest.rows, manifest.entities) = (9, 1);
+        manifest.checksum = manifest.computed_checksum();
+        assert_eq!(manifest.check(), Err("its counts contradict each other".to_string()));
     }
 }

@@ -42,6 +42,16 @@ impl<'a> Row<'a> {
         i64::from_le_bytes(self.fixed(4))
     }
 
+    pub(crate) fn projection(&self) -> &'a Projection {
+        self.projection
+    }
+
+    /// One byte of header, bitmap or fixed part.
+    #[inline]
+    pub(crate) fn byte(&self, at: usize) -> u8 {
+        self.bytes[at]
+    }
+
     /// Where the wanted feature lies, unless it is null or unknown to this row's schema.
     #[inline]
     pub(crate) fn slot(&self, feature: usize) -> Option<&'a Slot> {
@@ -246,7 +256,7 @@ fn put_end(out: &mut [u8], start: usize, at: usize, schema: &RowSchema) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::columns::column;
+    use crate::columns::{Rows, column};
     use crate::test_rows::{self, TYPES, batch, encode_all};
     use crate::view::FeatureConfig;
     use proptest::prelude::*;
@@ -284,7 +294,7 @@ mod tests {
                 prop_assert_eq!(row.unwrap().event_time_ms(), seed[0] as i64);
             }
             for (index, feature) in view.features.iter().enumerate() {
-                let read = column(&rows, index, feature.data_type).unwrap();
+                let read = column(&Rows::new(rows.clone()), index, feature.data_type).unwrap();
                 prop_assert_eq!(&read, batch.column(2 + index), "{}", feature.data_type);
             }
         }
@@ -306,7 +316,7 @@ mod tests {
             let Ok(row) = Row::new(&bytes, &projection) else { return Ok(()) };
             prop_assert!(length >= schema.variable_start);
             for (index, feature) in view.features.iter().enumerate() {
-                let _ = column(&[Some(row), None], index, feature.data_type);
+                let _ = column(&Rows::new(vec![Some(row), None]), index, feature.data_type);
             }
             prop_assert!(length <= whole);
         }
@@ -348,6 +358,9 @@ mod tests {
         bytes[last] = 0xFF;
         let projection = projection(&view, &schema);
         let row = Row::new(&bytes, &projection).unwrap();
-        assert_eq!(column(&[Some(row)], 0, FeatureType::Utf8).err(), Some(Damaged("a text is not UTF-8")));
+        assert_eq!(
+            column(&Rows::new(vec![Some(row)]), 0, FeatureType::Utf8).err(),
+            Some(Damaged("a text is not UTF-8"))
+        );
     }
 }

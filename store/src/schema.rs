@@ -168,7 +168,8 @@ fn is_variable(data_type: FeatureType) -> bool {
     matches!(data_type, FeatureType::Utf8 | FeatureType::ListF32)
 }
 
-fn fixed_bytes(data_type: FeatureType) -> usize {
+/// Bytes of a value in the fixed part.
+pub(crate) fn fixed_bytes(data_type: FeatureType) -> usize {
     match data_type {
         FeatureType::Bool => 1,
         FeatureType::I32 | FeatureType::F32 | FeatureType::Utf8 | FeatureType::ListF32 => 4,

@@ -12,7 +12,7 @@ use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
     DBCompressionType, DBPinnableSlice, DBRecoveryMode, DataBlockIndexType, Direction, FlushOptions,
-    IngestExternalFileOptions, IteratorMode, LogLevel, Options, ReadOptions, ReadTier, WriteBatch, WriteOptions,
+    IngestExternalFileOptions, IteratorMode, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
 use crate::Error;
@@ -409,19 +409,6 @@ pub(crate) struct Snapshot<'db> {
 pub(crate) type Pinned<'db> = DBPinnableSlice<'db>;
 
 impl<'db> Snapshot<'db> {
-    /// Reads sorted keys of the base family, one result per key, from RAM only: `Err(NotInRam)` where the block is not there.
-    pub(crate) fn read_cached(&self, keys: &[&[u8]]) -> Result<Vec<Option<Read<'db>>>, Error> {
-        let mut options = self.options();
-        options.set_read_tier(ReadTier::BlockCache);
-        let family = self.warm.family(BASE)?;
-        let values = self.warm.db.batched_multi_get_cf_opt(family, keys.iter().copied(), true, &options);
-        let in_ram = |value: Result<_, rocksdb::Error>| match value {
-            Err(error) if error.kind() == rocksdb::ErrorKind::Incomplete => Ok(None),
-            value => self.warm.readable(value).map(Some),
-        };
-        values.into_iter().map(in_ram).collect()
-    }
-
     /// Reads sorted keys of the base family, one result per key.
     pub(crate) fn read(&self, keys: &[&[u8]]) -> Result<Vec<Read<'db>>, Error> {
         self.read_family(BASE, keys)

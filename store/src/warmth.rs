@@ -37,10 +37,10 @@ impl Store {
             let live = generations.live(id.view, id.tenant).map_or(NO_GENERATION, |live| live.manifest.generation);
             id.generation == live
         };
-        let hot = inner.hot.keys(&[]);
-        let hot = hot.iter().filter_map(|base_key| {
-            let id = GenerationId::of_key(base_key).filter(|id| is_live(*id))?;
-            let entity = key::read_entity(base_key.get(PREFIX_BYTES..)?)?;
+        let hot = inner.hot.entries(&[]);
+        let hot = hot.iter().filter_map(|row| {
+            let id = GenerationId::of_key(row.key()).filter(|id| is_live(*id))?;
+            let entity = key::read_entity(row.key().get(PREFIX_BYTES..)?)?;
             Some(HotSetEntry { view_id: id.view, tenant: id.tenant, entity })
         });
         // Those that lie cold first: they are the dearer ones to lose.

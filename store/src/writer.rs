@@ -238,7 +238,8 @@ impl GenerationWriter {
 
     /// Stores the gathered entity when `entity` is another one.
     fn begin_entity(&mut self, entity: &str, row: usize) -> Result<(), Error> {
-        if !self.group.is_empty() && entity == self.entity {
+        let order = entity.cmp(&self.entity);
+        if order.is_eq() && !self.group.is_empty() {
             return Ok(());
         }
         if entity.is_empty() || entity.len() > MAX_ENTITY_BYTES {
@@ -247,7 +248,7 @@ impl GenerationWriter {
                 "row {row}: an entity of {length} bytes, allowed are 1 to {MAX_ENTITY_BYTES}"
             )));
         }
-        if entity < self.entity.as_str() {
+        if order.is_lt() {
             return Err(Error::FixInput(format!(
                 "row {row}: entity {entity:?} after {:?}, rows must be sorted by entity",
                 self.entity
@@ -299,7 +300,7 @@ impl GenerationWriter {
             Some(sst) => sst,
             None => self.sst.insert(OpenSst::create(&self.dir, self.manifest.files.len() + 1)?),
         };
-        sst.writer.put(&self.key, &self.value).map_err(warm::disk("write", &sst.path))?;
+        sst.writer.put(&self.key, &self.value).map_err(|error| warm::disk("write", &sst.path)(error))?;
         sst.entities += 1;
         if sst.writer.file_size() >= self.limits.file_mib << 20 {
             self.close_sst()?;

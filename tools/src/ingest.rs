@@ -69,7 +69,7 @@ pub(crate) struct Source {
     /// Leave out up to this many rows without an entity key or event time, instead of refusing the files
     #[arg(long, default_value_t = 0)]
     max_rejected_rows: u64,
-    /// Refuse files whose rows take more memory than this, in MiB: they are sorted in memory
+    /// Refuse files whose rows are not sorted by key and take more memory than this, in MiB: they are sorted there
     #[arg(long, default_value_t = BuildLimits::default().max_memory_mib, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     max_memory_mib: u64,
     #[command(flatten)]
