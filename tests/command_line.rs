@@ -1,8 +1,7 @@
 //! The `larder` command as a person types it: what it refuses and how it says so, and a node that stops when it is told to.
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use larder_serve::v1::answers_client::AnswersClient;
@@ -10,21 +9,9 @@ use tokio::task::JoinSet;
 use tonic::Code;
 use tonic::transport::Channel;
 
+use crate::support::command::{Ran, larder, run};
 use crate::support::node::{ask, reason};
 use crate::support::shop::{DEMO, Shop, USERS, intent_of};
-
-/// The binary that `make test` builds before the tests, beside the tests' own.
-fn larder() -> Command {
-    let tests = std::env::current_exe().unwrap();
-    let binary: PathBuf = tests.parent().and_then(Path::parent).unwrap().join("larder");
-    assert!(binary.exists(), "{} is absent: run `make test`, or `cargo build` first", binary.display());
-    Command::new(binary)
-}
-
-fn run(arguments: &[&str]) -> (Option<i32>, String) {
-    let Output { status, stderr, .. } = larder().args(arguments).output().unwrap();
-    (status.code(), String::from_utf8(stderr).unwrap())
-}
 
 #[test]
 fn wrong_input_is_told_in_a_line_or_two_and_by_the_exit_code() {
@@ -47,7 +34,7 @@ fn wrong_input_is_told_in_a_line_or_two_and_by_the_exit_code() {
         (vec!["serve", "--confg", "x"], 2, "--config"),
         (vec!["fly"], 2, "fly"),
     ] {
-        let (found, message) = run(&arguments);
+        let Ran { code: found, stderr: message, .. } = run(&arguments);
         assert_eq!(found, Some(code), "{arguments:?}: {message}");
         assert!(message.contains(says), "{arguments:?} does not say {says:?}: {message}");
         assert!(!message.contains("panicked") && !message.contains("backtrace"), "{arguments:?}: {message}");
@@ -112,7 +99,7 @@ async fn sigterm_drains_with_nothing_lost_and_the_store_can_be_opened_again() {
     let second = shop.path().join("second.toml");
     let toml = std::fs::read_to_string(shop.path().join("larder.toml")).unwrap();
     std::fs::write(&second, toml).unwrap();
-    let (code, message) = run(&["serve", "--config", &second.display().to_string()]);
+    let Ran { code, stderr: message, .. } = run(&["serve", "--config", &second.display().to_string()]);
     assert_eq!(code, Some(1), "{message}");
     assert!(message.contains("only one process at a time may open a store"), "{message}");
 
@@ -124,7 +111,8 @@ async fn sigterm_drains_with_nothing_lost_and_the_store_can_be_opened_again() {
     let address = serving.address.trim_start_matches("http://");
     std::fs::write(&config, toml.replacen("127.0.0.1:0", address, 1)).unwrap();
     let generation = other.build(DEMO, "orders", 9).display().to_string();
-    let (code, message) = run(&["ingest", "publish", &generation, "--config", &config.display().to_string()]);
+    let Ran { code, stderr: message, .. } =
+        run(&["ingest", "publish", &generation, "--config", &config.display().to_string()]);
     assert_eq!(code, Some(1), "{message}");
     assert!(message.contains("serves the store") && message.contains("this config names"), "{message}");
 

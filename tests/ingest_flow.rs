@@ -13,7 +13,9 @@ use arrow::array::{
     TimestampSecondArray, UInt32Array, UInt64Array,
 };
 use larder_ingest::{BuildLimits, BuildReport, BuildRequest, Error, Progress, build};
-use larder_store::{FeatureType, GenerationWriter, Status, Store, TenantId, ViewConfig, WriterLimits};
+use larder_store::{
+    FeatureType, GenerationWriter, ManifestFile, Placement, Status, Store, TenantId, ViewConfig, WriterLimits,
+};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
 use parquet::data_type::{ByteArrayType, Int96, Int96Type};
@@ -62,11 +64,17 @@ struct Shop {
     folder: tempfile::TempDir,
     view: ViewConfig,
     limits: BuildLimits,
+    placement: Placement,
 }
 
 impl Shop {
     fn new(view: ViewConfig) -> Shop {
-        Shop { folder: tempfile::tempdir().unwrap(), view, limits: BuildLimits::default() }
+        Shop {
+            folder: tempfile::tempdir().unwrap(),
+            view,
+            limits: BuildLimits::default(),
+            placement: Placement::default(),
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -90,6 +98,7 @@ impl Shop {
             out: self.path(out),
             generation: 1,
             as_of_ms: 77,
+            placement: self.placement.clone(),
             limits: self.limits.clone(),
         };
         build(&request, progress)
@@ -578,6 +587,22 @@ fn a_row_larger_than_the_limit_is_refused() {
         ("f", names(&["short", &"x".repeat(100)])),
     ]);
     assert!(message.contains("entity \"bob\": a row of") && message.contains("max_row_bytes is 100"), "{message}");
+}
+
+#[test]
+fn old_entities_are_built_cold_but_those_that_are_active() {
+    let mut shop = Shop::new(view_of(FeatureType::I64));
+    let active = ["asked".to_string()].into();
+    shop.placement = Placement { cold_before_ms: Some(20), active };
+    let users = names(&["old", "asked", "new", "revived", "revived"]);
+    let numbers = array(Int64Array::from(vec![1, 2, 3, 4, 5]));
+    let report = shop.build_from(&[("user_id", users), ("updated_at", ms(&[10, 11, 20, 12, 25])), ("f", numbers)]);
+    let manifest = report.unwrap().manifest;
+    let entities = |files: &[ManifestFile]| files.iter().map(|file| file.entities).collect::<Vec<_>>();
+    assert_eq!((entities(&manifest.cold), entities(&manifest.files), manifest.entities), (vec![1], vec![3], 4));
+    let served = shop.serve("f", &["asked", "new", "revived"]);
+    let values: Vec<_> = served.into_iter().map(|(status, _, value)| (status, value.unwrap())).collect();
+    assert_eq!(values, [2, 3, 5].map(|number| (Status::Present, Value::I64(number))));
 }
 
 #[test]

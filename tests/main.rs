@@ -13,6 +13,7 @@ mod ingest_flow;
 mod live_rows;
 mod model_head;
 mod model_parity;
+mod operations;
 mod overload;
 mod random_histories;
 mod sample_shop;

@@ -83,6 +83,7 @@ fn larder_toml_as_shipped_equals_the_defaults() {
     // Paths are resolved against the file's folder.
     defaults.node.cache = checkout().join(defaults.node.cache);
     defaults.store.path = checkout().join(defaults.store.path);
+    defaults.store.cold_path = checkout().join(defaults.store.cold_path);
     defaults.model.encoder = checkout().join(defaults.model.encoder);
     assert_eq!(shipped, defaults);
 }

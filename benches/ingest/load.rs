@@ -6,7 +6,7 @@ use std::path::Path;
 
 use larder_benches::{Figures, NOW_MS, Outcome, TENANT, account_batch, account_view, median, micros};
 use larder_ingest::{BuildLimits, BuildRequest, build};
-use larder_store::{Store, StoreConfig};
+use larder_store::{Placement, Store, StoreConfig};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
@@ -42,6 +42,7 @@ pub(crate) fn measure(rows: usize, rounds: usize, figures: &mut Figures) -> Outc
             out: out.clone(),
             generation,
             as_of_ms: NOW_MS,
+            placement: Placement::default(),
             limits: BuildLimits::default(),
         };
         build(&request, &mut |_| ())?;

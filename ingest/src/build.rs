@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use larder_store::{GenerationWriter, Manifest, TenantId, ViewConfig, WriterLimits};
+use larder_store::{GenerationWriter, Manifest, Placement, TenantId, ViewConfig, WriterLimits};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -30,6 +30,8 @@ pub struct BuildRequest<'a> {
     pub generation: u32,
     /// The time whose state the snapshot shows, Unix milliseconds UTC.
     pub as_of_ms: i64,
+    /// Which entities are placed cold; by default none.
+    pub placement: Placement,
     /// Limits of the build.
     pub limits: BuildLimits,
 }
@@ -177,7 +179,8 @@ impl Build<'_> {
     fn writer(&self, folder: &WorkFolder) -> Result<GenerationWriter, Error> {
         let BuildRequest { view, tenant, generation, as_of_ms, limits, .. } = self.request;
         let dir = folder.generation();
-        Ok(GenerationWriter::create(&dir, view, *tenant, *generation, *as_of_ms, limits.writer.clone())?)
+        let writer = GenerationWriter::create(&dir, view, *tenant, *generation, *as_of_ms, limits.writer.clone())?;
+        Ok(writer.place(self.request.placement.clone()))
     }
 
     fn read(&self) -> Reading<'_> {

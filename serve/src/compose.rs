@@ -3,7 +3,7 @@
 use larder_model::Ranking;
 use larder_store::{Fetched, Status};
 
-use crate::question::{Admitted, Answer, BatchInfo, Candidate, Timings};
+use crate::question::{Admitted, Answer, BatchInfo, Candidate, Provenance, Timings};
 
 /// The answer to one question, in words, with where it came from. Timings are filled in by the caller.
 pub(crate) fn answer(
@@ -22,11 +22,8 @@ pub(crate) fn answer(
         notes.push("the feature store could not be read; answered without features".to_owned());
     } else if row.is_none() {
         notes.push("the call named no user; answered without features".to_owned());
-    } else if views.iter().all(|view| view.status != Status::Present) {
-        let expired = views.iter().any(|view| view.status == Status::Expired);
-        let why =
-            if expired { "all that is known of this user has expired" } else { "no features are known for this user" };
-        notes.push(format!("{why}; answered without features"));
+    } else {
+        notes.extend(absence(&views));
     }
     let (text, intent) = if ranking.hand_over {
         (tenant.hand_over.clone(), String::new())
@@ -56,5 +53,68 @@ pub(crate) fn answer(
         notes,
         timings: Timings::default(),
         batch,
+    }
+}
+
+/// What the caller should know of features that are not there. That one view knows nothing of a user is ordinary; that its rows came too late
+/// is not.
+fn absence(views: &[Provenance]) -> Option<String> {
+    let any = |status| views.iter().any(|view| view.status == status);
+    if any(Status::Present) {
+        let late = views.iter().filter(|view| view.status == Status::NotInTime).map(|view| view.view.as_str());
+        let late = late.collect::<Vec<_>>().join(" and ");
+        return (!late.is_empty())
+            .then(|| format!("the features of {late} did not arrive in time; answered without them"));
+    }
+    let why = if any(Status::NotInTime) {
+        "the features of this user did not arrive in time"
+    } else if any(Status::Erased) {
+        "all that was known of this user was erased"
+    } else if any(Status::Expired) {
+        "all that is known of this user has expired"
+    } else {
+        "no features are known for this user"
+    };
+    Some(format!("{why}; answered without features"))
+}
+
+#[cfg(test)]
+mod tests {
+    use larder_store::Tier;
+
+    use super::*;
+
+    fn note(statuses: &[(&str, Status)]) -> Option<String> {
+        let view = |&(view, status): &(&str, Status)| Provenance {
+            view: view.to_owned(),
+            status,
+            tier: Tier::None,
+            event_time_ms: 0,
+            age_ms: 0,
+            generation: 0,
+        };
+        absence(&statuses.iter().map(view).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_note_says_why_features_are_not_there_when_somebody_should_know() {
+        use Status::{Erased, Expired, NotFound, NotInTime, Present};
+        let of = |profile, orders| note(&[("profile", profile), ("orders", orders)]);
+        assert_eq!(of(Present, Present), None);
+        assert_eq!(of(Present, NotFound), None);
+        assert_eq!(of(Erased, Present), None, "somebody who came back");
+        for (profile, orders, says) in [
+            (NotFound, NotFound, "no features are known for this user; answered without features"),
+            (NotFound, Expired, "all that is known of this user has expired; answered without features"),
+            (Erased, Expired, "all that was known of this user was erased; answered without features"),
+            (NotInTime, Erased, "the features of this user did not arrive in time; answered without features"),
+            (Present, NotInTime, "the features of orders did not arrive in time; answered without them"),
+        ] {
+            assert_eq!(of(profile, orders).as_deref(), Some(says));
+        }
+        let both = note(&[("profile", NotInTime), ("tickets", Present), ("orders", NotInTime)]);
+        let says = "the features of profile and orders did not arrive in time; answered without them";
+        assert_eq!(both.as_deref(), Some(says));
+        assert_eq!(note(&[]).as_deref(), Some("no features are known for this user; answered without features"));
     }
 }

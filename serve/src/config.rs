@@ -61,11 +61,13 @@ pub struct NodeSection {
     pub max_deadline_ms: u64,
     /// How long a stopping node goes on answering what it has let in.
     pub drain_timeout_s: u64,
+    /// How long a starting node reads what was hot before it stopped; 0 = it starts with an empty hot tier.
+    pub warm_timeout_s: u64,
     /// Longest question, in characters.
     pub max_text_chars: usize,
     /// Largest gRPC message taken in.
     pub max_message_bytes: usize,
-    /// Most entities of one GetFeatures or Warm call.
+    /// Most entities of one GetFeatures, Warm or Erase call.
     pub max_entities: usize,
     /// Most GetFeatures and Warm calls that run at once; one more is refused.
     pub max_concurrent_reads: usize,
@@ -86,6 +88,7 @@ impl Default for NodeSection {
             default_deadline_ms: 300,
             max_deadline_ms: 30_000,
             drain_timeout_s: 30,
+            warm_timeout_s: 10,
             max_text_chars: 2_000,
             max_message_bytes: 4 << 20,
             max_entities: 10_000,
@@ -288,10 +291,16 @@ impl NodeConfig {
         self.node.cache.join(format!("{tenant}.vectors.safetensors"))
     }
 
+    /// Where a draining node notes what is hot, for its next start.
+    pub fn hot_set_file(&self) -> PathBuf {
+        self.store.path.join("hot-set")
+    }
+
     fn resolve(&mut self, folder: &Path) {
         // `join` leaves an absolute path as it is.
         self.node.cache = folder.join(&self.node.cache);
         self.store.path = folder.join(&self.store.path);
+        self.store.cold_path = folder.join(&self.store.cold_path);
         self.model.encoder = folder.join(&self.model.encoder);
         for tenant in &mut self.tenants {
             tenant.catalogue = folder.join(&tenant.catalogue);

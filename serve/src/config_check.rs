@@ -27,6 +27,7 @@ impl NodeConfig {
         within("node.max_deadline_ms", node.max_deadline_ms, 1, 3_600_000)?;
         within("node.default_deadline_ms", node.default_deadline_ms, 1, node.max_deadline_ms)?;
         within("node.drain_timeout_s", node.drain_timeout_s, 1, 3_600)?;
+        within("node.warm_timeout_s", node.warm_timeout_s, 0, 3_600)?;
         within("node.max_text_chars", node.max_text_chars, 1, 100_000)?;
         within("node.max_message_bytes", node.max_message_bytes, 1_024, 64 << 20)?;
         within("node.max_entities", node.max_entities, 1, 1_000_000)?;

@@ -48,16 +48,7 @@ pub(crate) async fn read<T: Send + 'static>(
     entities: Vec<String>,
     reply: impl FnOnce(Fetched) -> T + Send + 'static,
 ) -> Result<T, Refusal> {
-    let limit = shared.config.node.max_entities;
-    if entities.len() > limit {
-        let number = entities.len();
-        return Err(Refusal::Invalid(format!(
-            "{number} entities; at most {limit} are allowed in a call (node.max_entities)"
-        )));
-    }
-    if entities.is_empty() {
-        return Err(Refusal::Invalid("entities is empty; name at least one".to_owned()));
-    }
+    check_number(&entities, shared.config.node.max_entities)?;
     let engine = shared.serving()?.clone();
     let work = move || {
         let invalid = |error: larder_store::Error| Refusal::Invalid(error.to_string());
@@ -68,6 +59,20 @@ pub(crate) async fn read<T: Send + 'static>(
         Ok(reply(fetched))
     };
     shared.reading(work).await
+}
+
+/// A call names at least one entity and at most node.max_entities.
+pub(crate) fn check_number(entities: &[String], limit: usize) -> Result<(), Refusal> {
+    let number = entities.len();
+    if number > limit {
+        return Err(Refusal::Invalid(format!(
+            "{number} entities; at most {limit} are allowed in a call (node.max_entities)"
+        )));
+    }
+    if number == 0 {
+        return Err(Refusal::Invalid("entities is empty; name at least one".to_owned()));
+    }
+    Ok(())
 }
 
 /// The features of a call: named one by one, or a whole service.

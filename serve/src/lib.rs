@@ -25,6 +25,7 @@ mod render;
 mod tenant;
 mod engine;
 mod life;
+mod warmth;
 mod node;
 
 mod admin;

@@ -57,6 +57,8 @@ pub(crate) struct Counters {
     pub(crate) batches: AtomicU64,
     pub(crate) hot_hits: AtomicU64,
     pub(crate) warm_hits: AtomicU64,
+    pub(crate) cold_hits: AtomicU64,
+    pub(crate) not_in_time: AtomicU64,
 }
 
 impl Counters {
@@ -81,6 +83,8 @@ impl Counters {
     pub(crate) fn fetched(&self, stats: &FetchStats) {
         self.hot_hits.fetch_add(stats.hot_hits, Ordering::Relaxed);
         self.warm_hits.fetch_add(stats.warm_hits, Ordering::Relaxed);
+        self.cold_hits.fetch_add(stats.cold_hits, Ordering::Relaxed);
+        self.not_in_time.fetch_add(stats.not_in_time, Ordering::Relaxed);
     }
 }
 
@@ -117,5 +121,6 @@ pub(crate) fn observe_node(shared: &Shared) {
         let backlog = engine.admission.backlog();
         metrics::gauge!(BACKLOG_QUESTIONS).set(backlog.questions as f64);
         metrics::gauge!(BACKLOG_SECONDS).set(backlog.cost.as_secs_f64());
+        engine.store.observe();
     }
 }

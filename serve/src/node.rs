@@ -1,8 +1,8 @@
 //! The node's life: bind, warm, serve, drain. What happens to one question is in `pipeline`; this is everything around it.
 //!
 //! A node listens from the first moment and says NOT_SERVING until it is warm, so that whoever starts it can wait on its
-//! health. Stopping goes the other way: not ready, take nothing new, answer what was let in, close the listeners. The store
-//! closes with the last handle to it. Nothing that was let in is lost on that way.
+//! health. Stopping goes the other way: not ready, take nothing new, answer what was let in, note what is hot, close the
+//! listeners. The store closes with the last handle to it. Nothing that was let in is lost on that way.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -26,15 +26,18 @@ use crate::life::{Life, State};
 use crate::metrics::Counters;
 use crate::pipeline::Pipeline;
 use crate::question::{Answer, Question};
+use crate::warmth;
 
 /// The services whose health is reported, beside the node's own under the empty name.
 const HEALTH_SERVICES: [&str; 4] = ["", "larder.v1.Answers", "larder.v1.Features", "larder.v1.Admin"];
+/// How long a stopping node may take to note what is hot.
+const KEEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the listeners may take to close once every question is answered.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// When a refused read may try again.
 const READ_RETRY: Duration = Duration::from_millis(50);
-/// When a refused publish may try again.
-const PUBLISH_RETRY: Duration = Duration::from_secs(1);
+/// When a refused change of the store may try again.
+const CHANGE_RETRY: Duration = Duration::from_secs(1);
 
 /// Serves until `shutdown` resolves, then drains. Returns early when the node cannot start or a worker fails.
 pub async fn run(config: NodeConfig, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
@@ -81,7 +84,7 @@ pub(crate) struct Shared {
     /// node.max_concurrent_reads.
     reads: Arc<Semaphore>,
     /// One at a time.
-    publishes: Arc<Semaphore>,
+    changes: Arc<Semaphore>,
     engine: OnceLock<Arc<Engine>>,
 }
 
@@ -98,7 +101,7 @@ impl Node {
             counters: Arc::default(),
             started: Instant::now(),
             reads: Arc::new(Semaphore::new(config.node.max_concurrent_reads)),
-            publishes: Arc::new(Semaphore::new(1)),
+            changes: Arc::new(Semaphore::new(1)),
             engine: OnceLock::new(),
             config,
         });
@@ -133,7 +136,14 @@ impl Node {
     pub async fn warm(&mut self) -> Result<(), Error> {
         let shared = self.shared.clone();
         let began = Instant::now();
-        let opened = tokio::task::spawn_blocking(move || Engine::open(&shared.config, shared.counters.clone())).await;
+        let open = move || {
+            let config = &shared.config;
+            let engine = Engine::open(config, shared.counters.clone())?;
+            let limit = Duration::from_secs(config.node.warm_timeout_s);
+            warmth::restore(&engine.store, &config.hot_set_file(), limit);
+            Ok::<_, Error>(engine)
+        };
+        let opened = tokio::task::spawn_blocking(open).await;
         let engine = Arc::new(opened.map_err(system("opening the node"))??);
         self.pipeline = Some(Pipeline::start(&engine, &self.shared.life)?);
         let _ = self.shared.engine.set(engine);
@@ -166,6 +176,7 @@ impl Node {
         self.shared.life.drain();
         set_health(&self.health, ServingStatus::NotServing).await;
         let answered = self.finish_questions().await;
+        self.keep_warmth().await;
         self.close_listeners().await?;
         answered?;
         match self.shared.life.state() {
@@ -187,6 +198,16 @@ impl Node {
         // A thread that hangs on a disk is left behind.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, joining).await;
         Err(Error::DrainTimeout { unanswered, timeout_s })
+    }
+
+    /// A disk that hangs costs the next start its warmth, and this stop no more than a moment.
+    async fn keep_warmth(&self) {
+        let Some(engine) = self.shared.engine.get().cloned() else { return };
+        let file = self.shared.config.hot_set_file();
+        let keeping = tokio::task::spawn_blocking(move || warmth::keep(&engine.store, &file));
+        if tokio::time::timeout(KEEP_TIMEOUT, keeping).await.is_err() {
+            tracing::warn!("the hot set is not kept: it took longer than {} s", KEEP_TIMEOUT.as_secs());
+        }
     }
 
     async fn close_listeners(&mut self) -> Result<(), Error> {
@@ -272,12 +293,13 @@ impl Shared {
         blocking(&self.reads, READ_RETRY, work).await
     }
 
-    /// Runs a publish or a rollback off the I/O threads, one at a time; a second one is refused.
-    pub(crate) async fn publishing<T: Send + 'static>(
+    /// Runs what changes the store (publish, place, erase and their like) off the I/O threads, one at a time; a second one is
+    /// refused.
+    pub(crate) async fn changing<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
-        blocking(&self.publishes, PUBLISH_RETRY, work).await
+        blocking(&self.changes, CHANGE_RETRY, work).await
     }
 }
 

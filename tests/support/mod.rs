@@ -1,6 +1,7 @@
 //! What the suites share: shops to ask, nodes to ask them of, and the count of what could not be tested here.
 
 pub(crate) mod child;
+pub(crate) mod command;
 pub(crate) mod model;
 pub(crate) mod node;
 pub(crate) mod shop;

@@ -172,6 +172,24 @@ mod tests {
     }
 
     #[test]
+    fn every_status_and_tier_is_told_in_words() {
+        let view = |name: &str, status: v1::Status, tier: v1::Tier| v1::ViewProvenance {
+            view: name.to_owned(),
+            status: status.into(),
+            tier: tier.into(),
+            age_ms: 3_600_000,
+            ..Default::default()
+        };
+        let views = vec![
+            view("profile", v1::Status::Present, v1::Tier::Cold),
+            view("orders", v1::Status::NotInTime, v1::Tier::None),
+            view("tickets", v1::Status::Erased, v1::Tier::None),
+        ];
+        let text = short(&v1::AnswerReply { views, ..reply() });
+        assert!(text.contains(" | profile cold, 1 h old, orders not in time, tickets erased | "), "{text}");
+    }
+
+    #[test]
     fn a_question_that_is_handed_over_says_what_came_near() {
         let handed_over = v1::AnswerReply {
             handed_over: true,

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Error, Result};
 use clap::{Parser, Subcommand};
 
-use crate::{ask, demo, ingest, model_get, model_train, sample, serve};
+use crate::{ask, compact, demo, erase, ingest, model_get, model_train, place, sample, serve};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -28,6 +28,12 @@ enum Command {
     /// Bring Parquet files into the store
     #[command(subcommand)]
     Ingest(ingest::Command),
+    /// Divide what is live between the warm and the cold tier anew
+    Place(place::Arguments),
+    /// Forget users: what is known of them is invisible at once
+    Erase(erase::Arguments),
+    /// Take the bytes of erased users out of the store's files
+    Compact(compact::Arguments),
     /// Fetch encoder weights, train a ranking head
     #[command(subcommand)]
     Model(ModelCommand),
@@ -62,6 +68,9 @@ fn run(command: &Command) -> Result<()> {
     match command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Ingest(command) => ingest::run(command),
+        Command::Place(arguments) => place::run(arguments),
+        Command::Erase(arguments) => erase::run(arguments),
+        Command::Compact(arguments) => compact::run(arguments),
         Command::Model(ModelCommand::Get(arguments)) => model_get::run(arguments),
         Command::Model(ModelCommand::Train(arguments)) => model_train::run(arguments),
         Command::Sample(arguments) => sample::run(arguments),

@@ -71,6 +71,7 @@ pub(crate) fn prepare_store(config: &NodeConfig, tenant: &str, folder: &Path, sa
             as_of_ms: None,
             max_rejected_rows: 0,
             max_memory_mib: BuildLimits::default().max_memory_mib,
+            cold: None,
         };
         load(&snapshot, &mut destination)?;
     }

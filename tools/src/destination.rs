@@ -1,7 +1,7 @@
-//! Where a generation is published: through the running node or, when none answers, into the store's own folder.
+//! Where a command changes the store: through the running node or, when none answers, in the store's own folder.
 //!
 //! RocksDB lets one process write to a folder, so a command that finds a node must ask it. Which of the two was used is
-//! always told, because publishing into a folder changes nothing for a node that listens somewhere else.
+//! always told, because what is done in a folder changes nothing for a node that listens somewhere else.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -10,48 +10,36 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use chrono::Utc;
+use larder_ingest::ColdRule;
 use larder_serve::NodeConfig;
 use larder_serve::v1;
 use larder_serve::v1::admin_client::AdminClient;
-use larder_store::{GenerationState, Published, Store, TenantId};
+use larder_store::{Compacted, GenerationInfo, GenerationState, Published, Store, TenantId};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
 
 use crate::client::{connect, reachable, refusal};
 use crate::files::absolute;
+use crate::live::{ListedGeneration, NowLive};
 
 /// How long a node may take to accept a connection before it counts as absent.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A node or a folder, ready to be published to.
+/// A node or a folder, ready to be changed.
 pub(crate) enum Destination<'a> {
     Node { address: SocketAddr, admin: Box<AdminClient<Channel>>, runtime: Runtime },
     Folder { store: Store, config: &'a NodeConfig },
 }
 
-/// A generation of one view, live or kept for rollback.
+/// What a compaction took out of the files.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct ListedGeneration {
-    pub(crate) tenant: String,
-    pub(crate) view: String,
-    pub(crate) generation: u32,
-    pub(crate) live: bool,
-    pub(crate) entities: u64,
+pub(crate) struct TakenOut {
+    /// Of generations; a history from which elements were taken counts once.
     pub(crate) rows: u64,
-    pub(crate) as_of_ms: i64,
-}
-
-/// What is live after a publish or a rollback.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct NowLive {
-    pub(crate) tenant: String,
-    pub(crate) view: String,
-    pub(crate) generation: u32,
-    pub(crate) previous: Option<u32>,
-    pub(crate) entities: u64,
-    pub(crate) rows: u64,
-    pub(crate) already_live: bool,
+    pub(crate) live_entities: u64,
+    pub(crate) files: u64,
 }
 
 impl<'a> Destination<'a> {
@@ -100,13 +88,16 @@ impl<'a> Destination<'a> {
                 Ok(reply.into_inner().generations.into_iter().map(ListedGeneration::from).collect())
             }
             Destination::Folder { store, config } => {
-                let listed = |info: larder_store::GenerationInfo| ListedGeneration {
+                let listed = |info: GenerationInfo| ListedGeneration {
                     tenant: tenant_name(config, info.tenant),
                     view: info.view,
                     generation: info.generation,
                     live: info.state == GenerationState::Live,
                     entities: info.entities,
                     rows: info.rows,
+                    cold_entities: info.cold_entities,
+                    cold_files: info.cold_files as u64,
+                    bytes: info.bytes,
                     as_of_ms: info.as_of_ms,
                 };
                 Ok(store.generations().into_iter().map(listed).collect())
@@ -126,15 +117,11 @@ impl<'a> Destination<'a> {
     pub(crate) fn publish(&mut self, built: &Path) -> Result<NowLive> {
         match self {
             Destination::Node { admin, runtime, .. } => {
-                let path = absolute(built)?;
-                let Some(path) = path.to_str() else {
-                    bail!("{} cannot be named to the node: it is not UTF-8", path.display());
-                };
-                let request = v1::PublishRequest { path: path.to_owned() };
+                let request = v1::PublishRequest { path: named(built)? };
                 let reply = runtime.block_on(admin.publish(request)).map_err(|status| refusal(&status))?;
                 Ok(reply.into_inner().into())
             }
-            Destination::Folder { store, config } => Ok(now_live(config, store.publish(built)?)),
+            Destination::Folder { store, config } => Ok(now_live(config, store, store.publish(built)?)),
         }
     }
 
@@ -147,8 +134,64 @@ impl<'a> Destination<'a> {
                 Ok(reply.into_inner().into())
             }
             Destination::Folder { store, config } => {
-                let id = config.tenant(tenant).with_context(|| format!("the config has no tenant {tenant:?}"))?.id;
-                Ok(now_live(config, store.rollback(TenantId(id), view)?))
+                Ok(now_live(config, store, store.rollback(tenant_id(config, tenant)?, view)?))
+            }
+        }
+    }
+
+    /// Divides the live generation of a view between the tiers anew.
+    pub(crate) fn place(&mut self, tenant: &str, view: &str, rule: Option<&ColdRule>) -> Result<NowLive> {
+        match self {
+            Destination::Node { admin, runtime, .. } => {
+                let active = rule.and_then(|rule| rule.active.as_deref()).map(named).transpose()?;
+                let request = v1::PlaceRequest {
+                    tenant: tenant.to_owned(),
+                    view: view.to_owned(),
+                    cold_after_s: rule.map(|rule| rule.cold_after.as_secs()),
+                    active_path: active.unwrap_or_default(),
+                };
+                let reply = runtime.block_on(admin.place(request)).map_err(|status| refusal(&status))?;
+                Ok(reply.into_inner().into())
+            }
+            Destination::Folder { store, config } => {
+                let placed = larder_ingest::place(store, &config.views, tenant_id(config, tenant)?, view, rule)?;
+                Ok(now_live(config, store, placed))
+            }
+        }
+    }
+
+    /// Forgets entities of a tenant, as many as one call to a node takes.
+    pub(crate) fn erase(&mut self, tenant: &str, entities: &[String]) -> Result<()> {
+        match self {
+            Destination::Node { admin, runtime, .. } => {
+                let request = v1::EraseRequest { tenant: tenant.to_owned(), entities: entities.to_vec() };
+                runtime.block_on(admin.erase(request)).map_err(|status| refusal(&status))?;
+                Ok(())
+            }
+            Destination::Folder { store, config } => {
+                let (id, now_ms) = (tenant_id(config, tenant)?, Utc::now().timestamp_millis());
+                entities.iter().try_for_each(|entity| Ok(store.erase(id, entity, now_ms)?))
+            }
+        }
+    }
+
+    /// Takes the bytes of erased entities out of the files.
+    pub(crate) fn compact_erased(&mut self) -> Result<TakenOut> {
+        match self {
+            Destination::Node { admin, runtime, .. } => {
+                let reply = runtime.block_on(admin.compact_erased(v1::CompactErasedRequest {}));
+                let v1::CompactErasedReply { rows, live, files } =
+                    reply.map_err(|status| refusal(&status))?.into_inner();
+                Ok(TakenOut { rows, live_entities: live, files })
+            }
+            Destination::Folder { store, config } => {
+                let Compacted { rows, live, files } = store.compact_erased()?;
+                // It names users of the node that stopped; the next one starts without.
+                let hot_set = config.hot_set_file();
+                if hot_set.exists() {
+                    std::fs::remove_file(&hot_set).with_context(|| format!("cannot delete {}", hot_set.display()))?;
+                }
+                Ok(TakenOut { rows, live_entities: live, files })
             }
         }
     }
@@ -163,28 +206,11 @@ impl fmt::Display for Destination<'_> {
     }
 }
 
-impl From<v1::Generation> for ListedGeneration {
-    fn from(generation: v1::Generation) -> ListedGeneration {
-        let v1::Generation { tenant, view, generation, live, entities, rows, as_of_ms } = generation;
-        ListedGeneration { tenant, view, generation, live, entities, rows, as_of_ms }
-    }
-}
-
-impl From<v1::PublishReply> for NowLive {
-    fn from(reply: v1::PublishReply) -> NowLive {
-        NowLive {
-            tenant: reply.tenant,
-            view: reply.view,
-            generation: reply.live_generation,
-            previous: (reply.previous_generation != 0).then_some(reply.previous_generation),
-            entities: reply.entities,
-            rows: reply.rows,
-            already_live: reply.already_live,
-        }
-    }
-}
-
-fn now_live(config: &NodeConfig, published: Published) -> NowLive {
+fn now_live(config: &NodeConfig, store: &Store, published: Published) -> NowLive {
+    let is_it = |info: &GenerationInfo| {
+        (info.tenant, &info.view, info.generation) == (published.tenant, &published.view, published.generation)
+    };
+    let info = store.generations().into_iter().find(is_it);
     NowLive {
         tenant: tenant_name(config, published.tenant),
         view: published.view,
@@ -192,7 +218,30 @@ fn now_live(config: &NodeConfig, published: Published) -> NowLive {
         previous: published.previous,
         entities: published.entities,
         rows: published.rows,
+        cold_entities: info.as_ref().map_or(0, |info| info.cold_entities),
+        cold_files: info.map_or(0, |info| info.cold_files as u64),
         already_live: published.already_live,
+    }
+}
+
+/// A file or folder as it is named to a node, which has a working folder of its own.
+fn named(path: &Path) -> Result<String> {
+    let path = absolute(path)?;
+    let Some(path) = path.to_str() else {
+        bail!("{} cannot be named to the node: it is not UTF-8", path.display());
+    };
+    Ok(path.to_owned())
+}
+
+/// The number of a tenant of the config.
+pub(crate) fn tenant_id(config: &NodeConfig, name: &str) -> Result<TenantId> {
+    match config.tenant(name) {
+        Some(tenant) => Ok(TenantId(tenant.id)),
+        None => {
+            let known: Vec<&str> = config.tenants.iter().map(|tenant| tenant.name.as_str()).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            bail!("the config has no tenant {name:?}; it has {known}")
+        }
     }
 }
 

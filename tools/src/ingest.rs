@@ -8,20 +8,23 @@ use std::path::PathBuf;
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use larder_ingest::BuildLimits;
+use larder_ingest::{BuildLimits, ColdRule};
 use larder_serve::NodeConfig;
 
-use crate::destination::{Destination, NowLive};
+use crate::cold_arguments::ColdArguments;
+use crate::destination::Destination;
+use crate::live::cold;
 use crate::load::{Snapshot, build, load, unix_seconds};
 use crate::output::{moment, print_json, say, table};
-use crate::progress::count;
+use crate::progress::{bytes, count};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Check, sort and pack Parquet files into a generation: a folder that can be published
     #[command(after_help = "Examples:
   larder ingest build --config larder.toml --tenant demo --view orders --out built/orders orders.parquet
-  larder ingest build --config larder.toml --tenant demo --view orders --out built/orders /snapshots/orders/")]
+  larder ingest build --config larder.toml --tenant demo --view orders --out built/orders /snapshots/orders/
+  larder ingest build --tenant demo --view orders --cold-after 90d --active data/store/hot-set --out built/orders orders.parquet")]
     Build(Build),
     /// Make a built generation live; the one before is kept for rollback
     #[command(
@@ -35,7 +38,8 @@ Examples:
     Publish(Publish),
     /// Build and publish in one go
     #[command(after_help = "Examples:
-  larder ingest load --config larder.toml --tenant demo --view orders orders.parquet")]
+  larder ingest load --config larder.toml --tenant demo --view orders orders.parquet
+  larder ingest load --tenant demo --view orders --cold-after 90d --active data/store/hot-set orders.parquet")]
     Load(Load),
     /// List what is live and what is kept for rollback
     #[command(after_help = "Examples:
@@ -68,6 +72,8 @@ pub(crate) struct Source {
     /// Refuse files whose rows are not sorted by key and take more memory than this, in MiB: they are sorted there
     #[arg(long, default_value_t = BuildLimits::default().max_memory_mib, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     max_memory_mib: u64,
+    #[command(flatten)]
+    cold: ColdArguments,
     /// Parquet files, or folders of them
     #[arg(required = true)]
     parquet: Vec<PathBuf>,
@@ -77,7 +83,7 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    fn snapshot<'a>(&'a self, config: &'a NodeConfig) -> Snapshot<'a> {
+    fn snapshot<'a>(&'a self, config: &'a NodeConfig, cold: Option<&'a ColdRule>) -> Snapshot<'a> {
         Snapshot {
             config,
             tenant: &self.tenant,
@@ -86,6 +92,7 @@ impl Source {
             as_of_ms: self.as_of.map(|as_of| as_of.timestamp_millis()),
             max_rejected_rows: self.max_rejected_rows,
             max_memory_mib: self.max_memory_mib,
+            cold,
         }
     }
 }
@@ -156,16 +163,20 @@ pub(crate) fn run(command: &Command) -> Result<()> {
 fn run_build(arguments: &Build) -> Result<()> {
     let source = &arguments.source;
     let config = NodeConfig::load(&source.config)?;
-    let built = build(&source.snapshot(&config), &arguments.out, unix_seconds()?)?;
+    let rule = source.cold.rule();
+    let built = build(&source.snapshot(&config, rule.as_ref()), &arguments.out, unix_seconds()?)?;
     if source.json {
         return print_json(&built);
     }
     let out = arguments.out.display();
     say!(
-        "Built generation {} of {}:{} in {out}.\nNext: larder ingest publish {out} --config {}",
+        "Built generation {} of {}:{} in {out}: {} entities{}, {} rows.\nNext: larder ingest publish {out} --config {}",
         built.generation,
         source.tenant,
         source.view,
+        count(built.entities),
+        cold(built.cold_entities, built.cold_files),
+        count(built.rows),
         source.config.display()
     );
     Ok(())
@@ -178,18 +189,19 @@ fn run_publish(arguments: &Publish) -> Result<()> {
     if arguments.json {
         return print_json(&live);
     }
-    say!("{}", sentence(&live, &destination));
+    say!("{}", live.sentence(&destination));
     Ok(())
 }
 
 fn run_load(arguments: &Load) -> Result<()> {
     let config = NodeConfig::load(&arguments.source.config)?;
     let mut destination = Destination::find(&config)?;
-    let live = load(&arguments.source.snapshot(&config), &mut destination)?;
+    let rule = arguments.source.cold.rule();
+    let live = load(&arguments.source.snapshot(&config, rule.as_ref()), &mut destination)?;
     if arguments.source.json {
         return print_json(&live);
     }
-    say!("{}", sentence(&live, &destination));
+    say!("{}", live.sentence(&destination));
     Ok(())
 }
 
@@ -211,12 +223,14 @@ fn run_list(arguments: &List) -> Result<()> {
             listed.generation.to_string(),
             if listed.live { "live" } else { "previous" }.to_owned(),
             count(listed.entities),
+            count(listed.cold_entities),
             count(listed.rows),
+            bytes(listed.bytes),
             moment(listed.as_of_ms),
         ]
     });
     say!("In {destination}:");
-    say!("{}", table(["tenant", "view", "generation", "state", "entities", "rows", "as of"], rows));
+    say!("{}", table(["tenant", "view", "generation", "state", "entities", "cold", "rows", "size", "as of"], rows));
     Ok(())
 }
 
@@ -227,24 +241,6 @@ fn run_rollback(arguments: &Rollback) -> Result<()> {
     if arguments.json {
         return print_json(&live);
     }
-    say!("{}", sentence(&live, &destination));
+    say!("{}", live.sentence(&destination));
     Ok(())
-}
-
-fn sentence(live: &NowLive, destination: &Destination<'_>) -> String {
-    let NowLive { tenant, view, generation, entities, rows, .. } = live;
-    if live.already_live {
-        return format!(
-            "Generation {generation} of {tenant}:{view} was live already in {destination}; nothing was done."
-        );
-    }
-    let kept = match live.previous {
-        Some(previous) => format!("; generation {previous} is kept for rollback"),
-        None => String::new(),
-    };
-    format!(
-        "Generation {generation} of {tenant}:{view} is live in {destination}: {} entities, {} rows{kept}.",
-        count(*entities),
-        count(*rows)
-    )
 }

@@ -1,6 +1,6 @@
 //! The `larder` command: everything behind the binary's thin main, one file per command.
 //!
-//! `cli` says which commands there are. Behind them: `destination` and `load` publish Parquet files, `shop*` invents the
+//! `cli` says which commands there are. Behind them: `load` builds Parquet files, `destination` is the node or the store they go to, `shop*` invents the
 //! sample data, `demo*` plays the whole of it, and the rest is what several commands share. The public items are for the
 //! tests of the sample; a program that wants to embed Larder uses the other crates.
 
@@ -9,7 +9,12 @@ mod cli;
 mod serve;
 mod ingest;
 mod load;
+mod place;
+mod erase;
+mod compact;
+mod cold_arguments;
 mod destination;
+mod live;
 
 mod model_get;
 mod known_models;

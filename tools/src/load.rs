@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use chrono::Utc;
-use larder_ingest::{BuildLimits, BuildReport, BuildRequest, Progress};
+use larder_ingest::{BuildLimits, BuildReport, BuildRequest, ColdRule, Progress};
 use larder_serve::NodeConfig;
-use larder_store::TenantId;
+use larder_store::Placement;
 use serde::Serialize;
 
-use crate::destination::{Destination, NowLive};
+use crate::destination::{Destination, tenant_id};
+use crate::live::{NowLive, cold};
 use crate::progress::{Stage, Unit, count};
 
 /// Parquet files that show one view of one tenant at one moment.
@@ -25,6 +26,8 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) as_of_ms: Option<i64>,
     pub(crate) max_rejected_rows: u64,
     pub(crate) max_memory_mib: u64,
+    /// Who goes cold; `None` = nobody.
+    pub(crate) cold: Option<&'a ColdRule>,
 }
 
 /// What a build made.
@@ -38,6 +41,8 @@ pub(crate) struct Built {
     pub(crate) rows_rejected: u64,
     pub(crate) rows: u64,
     pub(crate) entities: u64,
+    pub(crate) cold_entities: u64,
+    pub(crate) cold_files: u64,
 }
 
 /// Builds a generation beside the store and publishes it.
@@ -54,13 +59,7 @@ pub(crate) fn load(snapshot: &Snapshot<'_>, destination: &mut Destination<'_>) -
 /// Builds a generation into the folder `out`.
 pub(crate) fn build(snapshot: &Snapshot<'_>, out: &Path, generation: u32) -> Result<Built> {
     let config = snapshot.config;
-    let Some(tenant) = config.tenant(snapshot.tenant) else {
-        bail!(
-            "the config has no tenant {:?}; it has {}",
-            snapshot.tenant,
-            names(config.tenants.iter().map(|t| &t.name))
-        );
-    };
+    let tenant = tenant_id(config, snapshot.tenant)?;
     let Some(view) = config.view(snapshot.view) else {
         bail!(
             "the config has no view {:?}; it has {}",
@@ -69,13 +68,18 @@ pub(crate) fn build(snapshot: &Snapshot<'_>, out: &Path, generation: u32) -> Res
         );
     };
     let as_of_ms = snapshot.as_of_ms.unwrap_or_else(|| Utc::now().timestamp_millis());
+    let placement = match snapshot.cold {
+        Some(rule) => rule.placement(view.id, tenant, as_of_ms)?,
+        None => Placement::default(),
+    };
     let request = BuildRequest {
         view,
-        tenant: TenantId(tenant.id),
+        tenant,
         sources: snapshot.parquet.to_vec(),
         out: out.to_owned(),
         generation,
         as_of_ms,
+        placement,
         limits: BuildLimits {
             max_rejected_rows: snapshot.max_rejected_rows,
             max_memory_mib: snapshot.max_memory_mib,
@@ -92,11 +96,14 @@ pub(crate) fn build(snapshot: &Snapshot<'_>, out: &Path, generation: u32) -> Res
         0 => String::new(),
         n => format!(", {} rejected", count(n)),
     };
+    let cold_entities = manifest.cold.iter().map(|file| file.entities).sum();
+    let cold_files = manifest.cold.len() as u64;
     stage.done(format_args!(
-        "{} rows read{rejected}, {} kept for {} entities",
+        "{} rows read{rejected}, {} kept for {} entities{}",
         count(rows_read),
         count(manifest.rows),
-        count(manifest.entities)
+        count(manifest.entities),
+        cold(cold_entities, cold_files)
     ));
     Ok(Built {
         tenant: snapshot.tenant.to_owned(),
@@ -107,6 +114,8 @@ pub(crate) fn build(snapshot: &Snapshot<'_>, out: &Path, generation: u32) -> Res
         rows_rejected,
         rows: manifest.rows,
         entities: manifest.entities,
+        cold_entities,
+        cold_files,
     })
 }
 

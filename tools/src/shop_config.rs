@@ -20,6 +20,7 @@ const TEMPLATE: &str = r#"# The sample shop, written by `larder sample`. Relativ
 
 [store]
 path = "store"
+cold_path = "cold"
 hot_capacity_mib = 256
 
 [model]
