@@ -389,7 +389,7 @@ fn check(steps: &[Step], orderly: bool) {
 
 /// As many as fit into a few seconds; LARDER_LONG asks for more.
 fn cases() -> u32 {
-    if std::env::var_os("LARDER_LONG").is_some() { 2000 } else { 32 }
+    if std::env::var_os("LARDER_LONG").is_some() { 2000 } else { 24 }
 }
 
 proptest! {
