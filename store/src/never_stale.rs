@@ -72,6 +72,8 @@ fn held_up_after<T: Send>(
     work: impl FnOnce() -> T + Send,
     meanwhile: impl FnOnce(),
 ) -> T {
+    // What earlier fetches read is not to be what waits at the gate.
+    store.hot_usage();
     let gate = store.0.hot.gate();
     gate.close_after(inserts);
     thread::scope(|scope| {
