@@ -110,14 +110,14 @@ fn check_others(store: &Store) {
         let fetched = store.fetch(&plan, &of_tenant(1, &names), NOW_MS).unwrap();
         let points = fetched.views[0].columns[0].as_primitive::<Int64Type>();
         let orders = fetched.views[1].columns[0].as_list::<i32>();
-        for row in 0..names.len() {
+        for (row, name) in names.iter().enumerate() {
             let (points, orders) = (points.value(row), orders.value(row).len());
             let expected = match row {
                 1 => (77, 2),
                 2 => (78, 1),
                 _ => (generation, 1),
             };
-            assert_eq!((points, orders), expected, "{} in generation {generation}", names[row]);
+            assert_eq!((points, orders), expected, "{name} in generation {generation}");
             assert!(fetched.views.iter().all(|view| view.status[row] == Status::Present));
         }
         for view in ["profile", "orders"] {

@@ -10,6 +10,7 @@ mod demo;
 mod erasure;
 mod foreign_questions;
 mod ingest_flow;
+mod live_races;
 mod live_rows;
 mod model_head;
 mod model_parity;

@@ -18,7 +18,7 @@ use crate::support::store::{
 /// Entities whose keys are hard: empty-looking, prefixes of each other, with zero bytes and high bytes.
 const ENTITIES: [&str; 8] = ["a", "a\0", "a\0b", "ab", "\0", "zürich", "用户", "user-00000000000000000000000000001"];
 const UNKNOWN: [&str; 2] = ["", "nobody"];
-const TENANTS: u32 = 3;
+const TENANTS: u32 = 2;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -135,9 +135,9 @@ fn any_step() -> impl Strategy<Value = Step> {
         4 => publish(1),
         3 => (0..2usize, tenant()).prop_map(|(view, tenant)| Step::Rollback { view, tenant }),
         10 => prop::collection::vec(any_part(), 1..4).prop_map(Step::Write),
-        1 => (tenant(), 0..ENTITIES.len(), any_time())
+        3 => (tenant(), 0..ENTITIES.len(), any_time())
             .prop_map(|(tenant, entity, now_ms)| Step::Erase { tenant, entity, now_ms }),
-        1 => Just(Step::CompactErased),
+        2 => Just(Step::CompactErased),
         12 => (prop::collection::vec(entity, 0..24), 0..PLANS.len(), now)
             .prop_map(|(entities, plan, now_ms)| Step::Fetch { entities, plan, now_ms }),
         1 => Just(Step::Reopen),
@@ -389,7 +389,7 @@ fn check(steps: &[Step], orderly: bool) {
 
 /// As many as fit into a few seconds; LARDER_LONG asks for more.
 fn cases() -> u32 {
-    if std::env::var_os("LARDER_LONG").is_some() { 2000 } else { 32 }
+    if std::env::var_os("LARDER_LONG").is_some() { 2000 } else { 24 }
 }
 
 proptest! {

@@ -88,6 +88,7 @@ pub(crate) fn compact_erased(inner: &Inner) -> Result<Compacted, Error> {
     inner.warm.compact_log()?;
     // The log still holds what was written live; it goes when everything in it has reached a file.
     inner.warm.flush()?;
+    inner.warm.outlive_files()?;
     Ok(compacted)
 }
 

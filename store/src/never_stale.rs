@@ -26,6 +26,8 @@ pub(crate) struct Gate {
 #[derive(Default)]
 struct State {
     closed: bool,
+    /// How many may pass although it is closed.
+    passes: usize,
     waiting: usize,
 }
 
@@ -33,14 +35,24 @@ impl Gate {
     /// Waits here while the gate is closed.
     pub(crate) fn pass(&self) {
         let mut state = self.state.lock().unwrap();
+        if state.passes > 0 {
+            state.passes -= 1;
+            return;
+        }
         state.waiting += 1;
         self.changed.notify_all();
         state = self.changed.wait_while(state, |state| state.closed).unwrap();
         state.waiting -= 1;
     }
 
-    fn set_closed(&self, closed: bool) {
-        self.state.lock().unwrap().closed = closed;
+    fn close_after(&self, passes: usize) {
+        let mut state = self.state.lock().unwrap();
+        (state.closed, state.passes) = (true, passes);
+    }
+
+    fn open(&self) {
+        let mut state = self.state.lock().unwrap();
+        (state.closed, state.passes) = (false, 0);
         self.changed.notify_all();
     }
 
@@ -52,13 +64,25 @@ impl Gate {
 
 /// Closes the gate, starts `work`, does `meanwhile` when it has come to the gate, opens the gate and waits for the work to end.
 fn held_up<T: Send>(store: &Store, work: impl FnOnce() -> T + Send, meanwhile: impl FnOnce()) -> T {
+    held_up_after(0, store, work, meanwhile)
+}
+
+/// The same when so many inserts have passed.
+fn held_up_after<T: Send>(
+    inserts: usize,
+    store: &Store,
+    work: impl FnOnce() -> T + Send,
+    meanwhile: impl FnOnce(),
+) -> T {
+    // What earlier fetches read is not to be what waits at the gate.
+    store.hot_usage();
     let gate = store.0.hot.gate();
-    gate.set_closed(true);
+    gate.close_after(inserts);
     thread::scope(|scope| {
         let work = scope.spawn(work);
         gate.wait_for_somebody();
         meanwhile();
-        gate.set_closed(false);
+        gate.open();
         work.join().unwrap()
     })
 }
@@ -136,6 +160,22 @@ fn a_publisher_that_read_before_a_write_makes_nothing_stale() {
     held_up(&store, rollback, || write(&store, "ada", 6, 60));
     assert_eq!(fetch(&store, "ada"), (Some(60), Tier::Warm));
     assert_eq!(fetch(&store, "bob"), (Some(1), Tier::Hot));
+}
+
+#[test]
+fn what_a_publisher_has_made_hot_before_the_swap_is_known_to_writers() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(folder.path());
+    publish_points(&store, folder.path(), 1, 1);
+    // More keys than are carried at a time; most of them are known to be absent.
+    fetch(&store, "ada");
+    for number in 0..300 {
+        fetch_again(&store, &format!("nobody {number:03}"));
+    }
+    let next = build_points(folder.path(), 1, 2);
+    let publish = || assert!(store.publish(&next).is_ok());
+    held_up_after(1, &store, publish, || write(&store, "ada", 5, 50));
+    assert_eq!(fetch(&store, "ada").0, Some(50));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! says which of base's generations count. All knowledge of RocksDB's options and quirks is in this file and the writer's use of `base_options`.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -25,8 +26,8 @@ const BASE: &str = "base";
 const LIVE: &str = "live";
 const META: &str = "meta";
 
-/// How long a compaction waits for the fetches that were under way.
-const SNAPSHOTS_WAIT: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5000 });
+/// How long a compaction waits for the fetches that were under way, and for old files to go.
+const READERS_WAIT: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 5000 });
 
 /// Changes of one key that may pile up in RAM before a write merges them.
 const MAX_UNMERGED: usize = 16;
@@ -208,9 +209,28 @@ impl Warm {
     /// Waits until no fetch sees the database as it was before this call: what it sees, a compaction must keep.
     pub(crate) fn outlive_snapshots(&self) -> Result<(), Error> {
         let now = self.sequence();
-        let until = Instant::now() + SNAPSHOTS_WAIT;
         let oldest = || self.db.property_int_value("rocksdb.oldest-snapshot-sequence").ok().flatten().unwrap_or(0);
-        while (1..now).contains(&oldest()) {
+        self.wait_until(|| Ok(!(1..now).contains(&oldest())))
+    }
+
+    /// Waits until the files that the database no longer needs are deleted: RocksDB does that beside, and later while a fetch reads them.
+    pub(crate) fn outlive_files(&self) -> Result<(), Error> {
+        self.wait_until(|| {
+            let needed = self.db.live_files().map_err(disk("list", &self.path))?;
+            let (mut logs, mut obsolete) = (0, false);
+            for entry in fs::read_dir(&self.path).map_err(Error::disk("list", &self.path))? {
+                let name = entry.map_err(Error::disk("list", &self.path))?.file_name();
+                let name = name.to_string_lossy();
+                logs += usize::from(name.ends_with(".log"));
+                obsolete |= name.ends_with(".sst") && !needed.iter().any(|file| file.name.ends_with(&*name));
+            }
+            Ok(logs <= 1 && !obsolete)
+        })
+    }
+
+    fn wait_until(&self, done: impl Fn() -> Result<bool, Error>) -> Result<(), Error> {
+        let until = Instant::now() + READERS_WAIT;
+        while !done()? {
             if Instant::now() > until {
                 let reason = "a fetch still reads what they held before; try again";
                 let error = io::Error::new(io::ErrorKind::TimedOut, reason);
