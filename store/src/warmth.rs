@@ -43,8 +43,9 @@ impl Store {
             let entity = key::read_entity(row.key().get(PREFIX_BYTES..)?)?;
             Some(HotSetEntry { view_id: id.view, tenant: id.tenant, entity })
         });
-        // Those that lie cold first: they are the dearer ones to lose.
-        write_hot_set(path, inner.cold.active.list().into_iter().chain(hot))
+        // Those that lie cold first: they are the dearer ones to lose. Nobody erased is named.
+        let entries = inner.cold.active.list().into_iter().chain(hot);
+        write_hot_set(path, entries.filter(|entry| inner.erasures.erased_ms(entry.tenant, &entry.entity).is_none()))
     }
 
     /// Reads the rows of a hot-set file's keys into the hot tier until all are there or the time is up. Keys of views and tenants that are no
@@ -132,6 +133,8 @@ mod tests {
         assert_eq!(points(&store, 1), [2, 2]);
 
         store.erase(TenantId(2), "ada", 0).unwrap();
+        points(&store, 2);
+        assert_eq!(store.export_hot_set(&path).unwrap(), 3, "whoever is erased is not named");
         let missing = store.import_hot_set(&folder.path().join("none"), soon()).unwrap_err();
         assert!(matches!(missing, Error::CheckDisk { .. }));
     }
