@@ -13,8 +13,11 @@
 mod store;
 mod multiget;
 mod hashmap;
-mod resp;
 mod redis;
+mod rows;
+mod stock;
+mod lean;
+mod resp;
 mod threads;
 mod memory;
 mod grid;

@@ -1,5 +1,5 @@
-//! Redis at its best: its protocol over one loopback connection, written straight from the request and read straight out of the receive
-//! buffer, with no allocation per value. A general client would only make Redis slower.
+//! The lean client's side of Redis's protocol: one loopback connection, commands written straight from the request, replies read straight
+//! out of the receive buffer, with no allocation per value. The stock client does not use it.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;

@@ -2,6 +2,7 @@
 //! themselves are in the folders beside this one, one per promise, each beside its baseline.
 
 mod field;
+mod text;
 mod record;
 mod shop;
 mod answer;
@@ -22,3 +23,4 @@ pub use shop::{
     PROFILE, Profile, ProfileColumns, SNAPSHOT_MS, TENANT, TTL_S, User, account_batch, account_view, is_live, name,
     orders, orders_batch, orders_view, profile, profile_batch, profile_view,
 };
+pub use text::{Scalar, TextField};

@@ -1,15 +1,15 @@
 //! One declaration of a row becomes a struct, the features of a view, and the columns that hold many such rows. A struct of plain fields
 //! is what a program without a store would keep, so it is the fairest thing to compare with.
 
-use crate::Outcome;
+use crate::{Outcome, TextField};
 
 /// A row that arrives field by field.
 pub trait ReadFields {
-    /// The bytes of the field at a position, asked for in order; `None` when it is null.
+    /// Adds the next field to its column; null when it is not there.
     ///
     /// # Errors
-    /// The row cannot be read.
-    fn read(&mut self, field: usize) -> Outcome<Option<&[u8]>>;
+    /// The row cannot be read, or the field is no such value.
+    fn read<T: TextField>(&mut self, column: &mut T::Builder) -> Outcome<()>;
 }
 
 /// Declares a row type and the type of its columns.
@@ -57,6 +57,13 @@ macro_rules! record {
                 })*
             }
 
+            /// Calls `each` with the name and value of every field that is not null.
+            pub fn scalars(&self, mut each: impl FnMut(&'static str, $crate::Scalar<'_>)) {
+                $(if let Some(value) = $crate::TextField::scalar(&self.$field) {
+                    each(stringify!($field), value);
+                })*
+            }
+
             /// Appends the row packed: which fields are there u32, then numbers and lengths of texts; the texts go to `text`.
             pub fn pack(&self, fixed: &mut Vec<u8>, text: &mut Vec<u8>) {
                 let start = fixed.len();
@@ -91,16 +98,7 @@ macro_rules! record {
             /// Adds a row whose fields are read one after the other; a field that is not there is null.
             #[inline]
             pub fn push_fields(&mut self, row: &mut impl $crate::ReadFields) -> $crate::Outcome<()> {
-                let mut field = 0;
-                $(
-                    match row.read(field)? {
-                        Some(bytes) => <$type as $crate::Field>::append_bytes(&mut self.$field, bytes)
-                            .ok_or(concat!("bytes that are no ", stringify!($field)))?,
-                        None => <$type as $crate::Field>::append_null(&mut self.$field),
-                    }
-                    field += 1;
-                )*
-                debug_assert_eq!(field, $record::NAMES.len());
+                $(row.read::<$type>(&mut self.$field)?;)*
                 Ok(())
             }
 
