@@ -236,6 +236,7 @@ fn export(store: &Store, path: &Path) -> Result<u64, Refusal> {
 fn refused(error: &Error) -> Refusal {
     match error {
         Error::CheckDisk { .. } | Error::RestoreStore { .. } => Refusal::Internal(error.to_string()),
+        Error::TryAgain(what) => Refusal::TryAgain { what: what.clone(), retry_after: Duration::from_secs(1) },
         _ => Refusal::Invalid(error.to_string()),
     }
 }

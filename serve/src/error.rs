@@ -50,6 +50,14 @@ pub enum Refusal {
         /// When it may be back.
         retry_after: Duration,
     },
+    /// Try again: something that ends by itself is in the way.
+    #[error("{what}")]
+    TryAgain {
+        /// What is in the way.
+        what: String,
+        /// When it may be gone.
+        retry_after: Duration,
+    },
     /// Report it: the node could not do what it should be able to do.
     #[error("internal error: {0}")]
     Internal(String),
@@ -68,6 +76,7 @@ impl Refusal {
             Refusal::Unavailable { state: "draining", .. } => (Code::Unavailable, "draining"),
             Refusal::Unavailable { state: "warming", .. } => (Code::Unavailable, "warming"),
             Refusal::Unavailable { .. } => (Code::Unavailable, "failed"),
+            Refusal::TryAgain { .. } => (Code::Unavailable, "try_again"),
             Refusal::Internal(_) => (Code::Internal, "internal"),
         }
     }
@@ -78,6 +87,7 @@ impl Refusal {
             Refusal::QueueFull { retry_after }
             | Refusal::PredictedLate { retry_after, .. }
             | Refusal::Expired { retry_after }
+            | Refusal::TryAgain { retry_after, .. }
             | Refusal::Unavailable { retry_after, .. } => Some(*retry_after),
             Refusal::Invalid(_) | Refusal::UnknownTenant(_) | Refusal::NotFound(_) | Refusal::Internal(_) => None,
         }

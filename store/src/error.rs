@@ -37,6 +37,9 @@ pub enum Error {
     /// The generation is whole but must not take the live one's place. Publish a newer one or roll back.
     #[error("{0}")]
     ChooseGeneration(String),
+    /// Something that ends by itself is in the way. Try again; what was done so far stays done.
+    #[error("{0}")]
+    TryAgain(String),
     /// Another process has the folder open. Stop it, or use another folder.
     #[error(
         "the store folder {} is open elsewhere: only one process at a time may open a store, stop the other one or use another path",

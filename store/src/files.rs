@@ -17,12 +17,14 @@ pub(crate) fn write_whole_with<T>(
     path: &Path,
     content: impl FnOnce(&mut dyn Write) -> io::Result<T>,
 ) -> Result<T, Error> {
-    let temporary = path.with_extension("tmp");
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let temporary = Path::new(&temporary);
     let write = || -> io::Result<T> {
-        let mut file = BufWriter::with_capacity(1 << 16, File::create(&temporary)?);
+        let mut file = BufWriter::with_capacity(1 << 16, File::create(temporary)?);
         let result = content(&mut file)?;
         file.into_inner()?.sync_all()?;
-        fs::rename(&temporary, path)?;
+        fs::rename(temporary, path)?;
         Ok(result)
     };
     let result = write().map_err(Error::disk("write", path))?;
@@ -86,7 +88,8 @@ pub(crate) fn is_plain_name(name: &str) -> bool {
 
 fn crc32(file: &mut File) -> io::Result<(u64, u32)> {
     let mut hasher = crc32fast::Hasher::new();
-    let mut buffer = vec![0; 1 << 20];
+    // So small that it stays in the processor's cache.
+    let mut buffer = vec![0; 128 << 10];
     let mut length = 0;
     loop {
         match file.read(&mut buffer)? {

@@ -232,9 +232,10 @@ impl Warm {
         let until = Instant::now() + READERS_WAIT;
         while !done()? {
             if Instant::now() > until {
-                let reason = "a fetch still reads what they held before; try again";
-                let error = io::Error::new(io::ErrorKind::TimedOut, reason);
-                return Err(Error::disk("rewrite files of", &self.path)(error));
+                let path = self.path.display();
+                return Err(Error::TryAgain(format!(
+                    "files of {path} cannot be rewritten yet, a fetch still reads what they held before; try again"
+                )));
             }
             thread::sleep(Duration::from_millis(1));
         }
