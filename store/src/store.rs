@@ -1,7 +1,6 @@
 //! The store itself: opening, fetching, publishing. `fetch` is the request path, whole and in order.
 
 use std::fmt;
-use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,7 +29,7 @@ use crate::readers::Readers;
 use crate::view::{TenantId, ViewConfig, validate_views};
 use crate::warm::Warm;
 use crate::writer::WriterLimits;
-use crate::{Error, meta, metrics, replace};
+use crate::{Error, files, meta, metrics, replace};
 
 /// An open store. Clones are handles to the same store; it closes when the last one goes.
 #[derive(Clone)]
@@ -72,7 +71,7 @@ impl Store {
     pub fn open(config: &StoreConfig, views: &[ViewConfig]) -> Result<Store, Error> {
         config.validate()?;
         validate_views(views)?;
-        fs::create_dir_all(&config.path).map_err(Error::disk("create", &config.path))?;
+        files::create_dir(&config.path)?;
         let warm = Arc::new(Warm::open(config)?);
         publish::clear_staging(warm.path())?;
         replace::clear(warm.path())?;
