@@ -75,6 +75,7 @@ mod warm;
 mod cold;
 mod cold_lookup;
 mod active;
+mod wal;
 mod live;
 mod live_filter;
 mod delta;

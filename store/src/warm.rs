@@ -21,6 +21,7 @@ use crate::config::StoreConfig;
 use crate::delta;
 use crate::key::GenerationId;
 use crate::log_family::{LOG, log_options};
+use crate::wal;
 
 const BASE: &str = "base";
 const LIVE: &str = "live";
@@ -99,6 +100,7 @@ impl Warm {
             ColumnFamilyDescriptor::new(META, Options::default()),
             ColumnFamilyDescriptor::new(LOG, log_options(&cache)),
         ];
+        wal::check_logs(path)?;
         match DB::open_cf_descriptors(&options, path, families) {
             Ok(db) => Ok(Warm { db, path: path.clone(), options }),
             Err(error) if is_lock(&error) => Err(Error::CloseOtherProcess { path: path.clone() }),
@@ -355,9 +357,11 @@ impl Warm {
         Ok(())
     }
 
-    /// Removes one meta record that nothing depends on.
+    /// Removes one meta record, durably as everything that is written: see `wal.rs`.
     pub(crate) fn delete_meta(&self, key: &[u8]) -> Result<(), Error> {
-        self.db.delete_cf(self.family(META)?, key).map_err(disk("delete a meta record of", &self.path))
+        let mut batch = WriteBatch::default();
+        batch.delete_cf(self.family(META)?, key);
+        self.write_synced(batch)
     }
 
     /// The meta record under `key`.
