@@ -163,7 +163,8 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::FixRequest`] for an unknown view or too many rows, [`Error::FixInput`] says which row breaks which rule,
-    /// [`Error::CheckDisk`] when the disk does not take them: whether they will be there after a restart is then unknown.
+    /// [`Error::FreeSpace`] or [`Error::RestartStore`] when the disk does not take them: whether they will be there after a restart is then
+    /// unknown, and until the error's advice is followed all further writes are refused in the same way.
     pub fn write(&self, writes: &[Write<'_>], now_ms: i64) -> Result<Written, Error> {
         live::write(&self.0, writes, now_ms)
     }
@@ -173,7 +174,8 @@ impl Store {
     /// the bytes out of the files.
     ///
     /// # Errors
-    /// [`Error::FixRequest`] for an entity that cannot exist, [`Error::CheckDisk`] when the record cannot be written.
+    /// [`Error::FixRequest`] for an entity that cannot exist, [`Error::FreeSpace`] or [`Error::RestartStore`] when the record cannot be
+    /// written.
     pub fn erase(&self, tenant: TenantId, entity: &str, now_ms: i64) -> Result<(), Error> {
         let _changing = self.lock();
         compact::erase(&self.0, tenant, entity, now_ms)
@@ -182,7 +184,7 @@ impl Store {
     /// Takes the bytes of erased entities out of every file of the store. This rewrites the files that hold them; fetches go on meanwhile.
     ///
     /// # Errors
-    /// [`Error::CheckDisk`] when a file cannot be rewritten; calling again goes on where this stopped.
+    /// [`Error::FreeSpace`] or [`Error::RestartStore`] when a file cannot be rewritten; calling again goes on where this stopped.
     pub fn compact_erased(&self) -> Result<Compacted, Error> {
         let _changing = self.lock();
         compact::compact_erased(&self.0)
