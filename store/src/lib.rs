@@ -97,6 +97,7 @@ mod fetched;
 mod generation;
 mod meta;
 mod publish;
+mod staging;
 mod carry;
 mod prune;
 mod erasure;

@@ -29,7 +29,7 @@ use crate::readers::Readers;
 use crate::view::{TenantId, ViewConfig, validate_views};
 use crate::warm::Warm;
 use crate::writer::WriterLimits;
-use crate::{Error, files, meta, metrics, replace};
+use crate::{Error, files, meta, metrics, replace, staging};
 
 /// An open store. Clones are handles to the same store; it closes when the last one goes.
 #[derive(Clone)]
@@ -73,7 +73,8 @@ impl Store {
         validate_views(views)?;
         files::create_dir(&config.path)?;
         let warm = Arc::new(Warm::open(config)?);
-        publish::clear_staging(warm.path())?;
+        staging::clear(warm.path())?;
+        staging::settle(warm.path())?;
         replace::clear(warm.path())?;
         let views: Vec<_> = views.iter().map(|view| Arc::new(View::new(view))).collect();
         let records = Records::read(&warm)?;

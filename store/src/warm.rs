@@ -21,6 +21,7 @@ use crate::config::StoreConfig;
 use crate::delta;
 use crate::key::GenerationId;
 use crate::log_family::{LOG, log_options};
+use crate::staging;
 use crate::wal;
 
 const BASE: &str = "base";
@@ -103,13 +104,34 @@ impl Warm {
             ]
         };
         wal::check_logs(path)?;
-        let db = DB::open_cf_descriptors(&options, path, families()).map_err(|error| match error.kind() {
+        let open = || DB::open_cf_descriptors(&options, path, families());
+        let mut opened = open();
+        if let Some(missing) = opened.as_ref().err().and_then(missing_file)
+            && let Some(db) = staging::put_back(path, missing, || open().ok())?
+        {
+            opened = Ok(db);
+        }
+        let db = opened.map_err(|error| match error.kind() {
             _ if is_lock(&error) => Error::CloseOtherProcess { path: path.clone() },
             _ if missing_file(&error).is_some() => Error::damaged(path, error.into_string()),
             rocksdb::ErrorKind::IOError => disk("open", path)(error),
             _ => Error::damaged(path, error.into_string()),
         })?;
-        Ok(Warm { db, path: path.clone(), options })
+        let warm = Warm { db, path: path.clone(), options };
+        warm.clear_options()?;
+        Ok(warm)
+    }
+
+    /// Removes the descriptions of its options that RocksDB was writing when it died: of all its unfinished files it keeps only these.
+    fn clear_options(&self) -> Result<(), Error> {
+        for entry in fs::read_dir(&self.path).map_err(Error::disk("read", &self.path))? {
+            let path = entry.map_err(Error::disk("read", &self.path))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if name.starts_with("OPTIONS-") && name.ends_with(".dbtmp") {
+                fs::remove_file(&path).map_err(Error::disk("remove", &path))?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn path(&self) -> &Path {
