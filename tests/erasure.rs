@@ -9,7 +9,7 @@ use arrow::array::AsArray;
 use arrow::array::types::Int64Type;
 use larder_store::{Compacted, Status, Store, TenantId, ViewConfig, Written};
 
-use crate::support::child::{self, lines, say};
+use crate::support::child::{self, Said, say};
 use crate::support::store::{
     NOW_MS, Row, Value, config, delete, of_tenant, order_row, orders, plan, profile, profile_row, publish_as_of, upsert,
 };
@@ -304,14 +304,11 @@ fn a_killed_compaction_leaves_a_store_that_shows_nothing_and_can_be_compacted() 
     for round in 0..rounds {
         let folder = tempfile::tempdir().unwrap();
         copy(&filled.path().join("store"), &folder.path().join("store"));
-        let mut child = child::spawn(module_path!(), &[(CHILD_FOLDER, folder.path())]);
-        let said = lines(&mut child);
-        assert_eq!(said.recv_timeout(Duration::from_secs(60)).unwrap(), "erased");
+        let child = Said::start(child::command(module_path!()).env(CHILD_FOLDER, folder.path()));
+        assert_eq!(child.next(), "erased");
         let strike = Duration::from_micros(round * 7919 % 40 * 1000);
-        let done = said.recv_timeout(strike).is_ok();
-        child.kill().unwrap();
-        child.wait().unwrap();
-        cut_short += u32::from(!done && said.iter().next().is_none());
+        let done = child.next_within(strike).is_some();
+        cut_short += u32::from(child.kill().is_empty() && !done);
 
         let store = open(folder.path());
         assert_eq!(status_of(&store, NAME), [Status::Erased; 2], "round {round}");

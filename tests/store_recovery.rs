@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Child;
 use std::time::{Duration, Instant};
 
 use arrow::array::AsArray;
@@ -13,7 +12,7 @@ use larder_store::{
     Error, FeatureType, GenerationState, MANIFEST_FILE, Status, Store, TenantId, ViewConfig, ViewKind, WriterLimits,
 };
 
-use crate::support::child::{self, lines, say};
+use crate::support::child::{self, Said, say};
 use crate::support::store::{
     Row, Value, build, build_within, config, feature, of_tenant, orders, plan, profile, profile_row, publish,
 };
@@ -51,9 +50,10 @@ fn check_whole(store: &Store) -> u32 {
     numbers.pop_first().unwrap() as u32
 }
 
-fn spawn_child(folder: &Path, generation: u32) -> Child {
-    let generation = generation.to_string();
-    child::spawn(module_path!(), &[(CHILD_FOLDER, folder), (CHILD_GENERATION, Path::new(&generation))])
+/// Runs `child_process` below in a process of its own.
+fn start_child(folder: &Path, generation: u32) -> Said {
+    let mut command = child::command(module_path!());
+    Said::start(command.env(CHILD_FOLDER, folder).env(CHILD_GENERATION, generation.to_string()))
 }
 
 /// Not a test by itself: the other tests run it in a process of its own, which builds and publishes generations until it is killed.
@@ -92,8 +92,7 @@ fn a_killed_publisher_leaves_the_old_generation_or_the_new_one() {
     let mut published = 0;
     for round in 0..ROUNDS {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let mut child = spawn_child(folder.path(), live + 1);
-        let said = lines(&mut child);
+        let child = start_child(folder.path(), live + 1);
         // Half of the rounds strike within a publish, the others anywhere in the second generation's life.
         let mark = if round % 2 == 0 { format!("publish {}", live + 1) } else { format!("build {}", live + 2) };
         let mut last = live;
@@ -104,19 +103,17 @@ fn a_killed_publisher_leaves_the_old_generation_or_the_new_one() {
             last = if step == "build" { number - 1 } else { last };
             line == mark
         };
-        while !note(&said.recv_timeout(Duration::from_secs(60)).unwrap()) {}
+        while !note(&child.next()) {}
         let strike = Duration::from_micros((random >> 33) % 30_000);
         if round % 2 == 1 {
             let end = Instant::now() + strike;
-            while let Ok(line) = said.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            while let Some(line) = child.next_within(end.saturating_duration_since(Instant::now())) {
                 note(&line);
             }
         } else {
-            let _ = said.recv_timeout(strike).map(|line| note(&line));
+            let _ = child.next_within(strike).map(|line| note(&line));
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        for line in said.iter() {
+        for line in child.kill() {
             note(&line);
         }
 
@@ -162,10 +159,7 @@ fn a_second_opener_is_refused() {
     assert!(matches!(handle, Error::CloseOtherProcess { .. }));
     assert_eq!(handle.to_string(), expected);
     let other_process = |expected: &str| {
-        let mut child = spawn_child(folder.path(), 0);
-        let said = lines(&mut child).recv_timeout(Duration::from_secs(60)).unwrap();
-        assert!(child.wait().unwrap().success());
-        assert_eq!(said, expected);
+        assert_eq!(start_child(folder.path(), 0).finish(), [expected]);
     };
     other_process(&expected);
     drop(store);

@@ -235,8 +235,10 @@ fn export(store: &Store, path: &Path) -> Result<u64, Refusal> {
 /// What the store refused to do: most often what was handed to it is at fault, and the store says how.
 fn refused(error: &Error) -> Refusal {
     match error {
-        Error::CheckDisk { .. } | Error::RestoreStore { .. } => Refusal::Internal(error.to_string()),
         Error::TryAgain(what) => Refusal::TryAgain { what: what.clone(), retry_after: Duration::from_secs(1) },
+        Error::CheckDisk { .. } | Error::FreeSpace { .. } | Error::RestartStore { .. } | Error::RestoreStore { .. } => {
+            Refusal::Internal(error.to_string())
+        }
         _ => Refusal::Invalid(error.to_string()),
     }
 }

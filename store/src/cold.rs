@@ -77,7 +77,7 @@ impl ColdFolder {
 
     /// Makes the folder, and this store its owner.
     pub(crate) fn claim(&self, owner: &str) -> Result<(), Error> {
-        fs::create_dir_all(&self.path).map_err(Error::disk("create", &self.path))?;
+        files::create_dir(&self.path)?;
         let path = self.path.join(OWNER_FILE);
         if path.exists() { Ok(()) } else { files::write_whole(&path, owner.as_bytes()) }
     }

@@ -65,8 +65,30 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The disk is full. Free space on it; no restart is needed.
+    #[error(
+        "the disk of {} is full: {reason}; this is not acknowledged, reads go on; free space there, and writing goes on by itself within seconds",
+        path.display()
+    )]
+    FreeSpace {
+        /// The store's folder.
+        path: PathBuf,
+        /// Which file could not grow.
+        reason: String,
+    },
+    /// The disk failed while the store wrote, so nobody knows what it holds; the store takes no more writes. Put the disk right and start again.
+    #[error(
+        "the store folder {} takes no more writes: {reason}; reads go on; see that its disk is well, then start again",
+        path.display()
+    )]
+    RestartStore {
+        /// The store's folder.
+        path: PathBuf,
+        /// What failed first.
+        reason: String,
+    },
     /// The operating system refused a read or a write. Look at the disk: space, rights, health.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}; check the disk there: its space, rights and health", path.display())]
     CheckDisk {
         /// What was being done, as a verb.
         action: &'static str,

@@ -32,6 +32,18 @@ pub(crate) fn write_whole_with<T>(
     Ok(result)
 }
 
+/// Makes a folder and what is missing above it, all of it durable: a file that is synced in a folder whose own name is lost is lost too.
+pub(crate) fn create_dir(dir: &Path) -> Result<(), Error> {
+    let named = dir.ancestors().take_while(|ancestor| !ancestor.as_os_str().is_empty());
+    let missing: Vec<_> = named.take_while(|ancestor| !ancestor.exists()).collect();
+    fs::create_dir_all(dir).map_err(Error::disk("create", dir))?;
+    for made in missing {
+        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
+        sync_dir(parent.unwrap_or(Path::new(".")))?;
+    }
+    Ok(())
+}
+
 /// Makes the names in a folder durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), Error> {
     let sync = || File::open(dir)?.sync_all();

@@ -145,7 +145,7 @@ impl Log {
     /// Drops the entries of a key up to and including `up_to`: what a worker does with what it has dealt with. Durable when it returns.
     ///
     /// # Errors
-    /// [`Error::FixRequest`] for a key that is not allowed, [`Error::CheckDisk`], [`Error::RestoreStore`].
+    /// [`Error::FixRequest`] for a key that is not allowed, [`Error::FreeSpace`], [`Error::RestartStore`], [`Error::RestoreStore`].
     pub fn trim(&self, tenant: TenantId, key: &str, up_to: u64) -> Result<(), Error> {
         let key = self.key(tenant, key)?;
         let warm = &self.store.0.warm;
@@ -176,7 +176,7 @@ impl Log {
     /// later entries are greater than those of the removed ones as long as the clock is not set back.
     ///
     /// # Errors
-    /// [`Error::FixRequest`] for a key that is not allowed, [`Error::CheckDisk`].
+    /// [`Error::FixRequest`] for a key that is not allowed, [`Error::FreeSpace`], [`Error::RestartStore`].
     pub fn remove(&self, tenant: TenantId, key: &str) -> Result<(), Error> {
         let key = self.key(tenant, key)?;
         let warm = &self.store.0.warm;
@@ -191,7 +191,7 @@ impl Log {
     /// per key, those included that were trimmed empty and whose entries would not be expired yet.
     ///
     /// # Errors
-    /// [`Error::FixRequest`] for a time out of range, [`Error::CheckDisk`], [`Error::RestoreStore`].
+    /// [`Error::FixRequest`] for a time out of range, [`Error::FreeSpace`], [`Error::RestartStore`], [`Error::RestoreStore`].
     pub fn keys(&self, tenant: TenantId, after: Option<&str>, limit: usize, now_ms: i64) -> Result<Vec<String>, Error> {
         self.check_time(now_ms)?;
         let prefix = log_rows::tenant_prefix(self.config.id, tenant);

@@ -58,7 +58,7 @@ impl Log {
     ///
     /// # Errors
     /// [`Error::FixRequest`] for a key, dedup key or payload beyond its limit, for more entries under a key than the log keeps, for more
-    /// than [`MAX_LOG_APPEND_BYTES`] and for a time out of range; [`Error::CheckDisk`], [`Error::RestoreStore`].
+    /// than [`MAX_LOG_APPEND_BYTES`] and for a time out of range; [`Error::FreeSpace`], [`Error::RestartStore`], [`Error::RestoreStore`].
     pub fn append_many(&self, appends: &[LogAppend<'_>], now_ms: i64) -> Result<Vec<Vec<u64>>, Error> {
         let started = Instant::now();
         self.check_time(now_ms)?;

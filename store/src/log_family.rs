@@ -83,7 +83,7 @@ impl Warm {
         }
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        self.db.write_opt(batch.batch, &options).map_err(disk("write a log of", self.path()))
+        self.db.write_opt(batch.batch, &options).map_err(|error| self.refused_write(error))
     }
 
     pub(crate) fn read_log(&self, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, Error> {
@@ -100,9 +100,8 @@ impl Warm {
         let family = self.family(LOG)?;
         let mut options = CompactOptions::default();
         options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
-        self.db.flush_cf(family).map_err(disk("flush a log of", self.path()))?;
-        self.db.compact_range_cf_opt(family, None::<&[u8]>, None::<&[u8]>, &options);
-        Ok(())
+        self.db.flush_cf(family).map_err(|error| self.refused_write(error))?;
+        self.compacted(|| self.db.compact_range_cf_opt(family, None::<&[u8]>, None::<&[u8]>, &options))
     }
 
     fn unreadable_log(&self, error: rocksdb::Error) -> Error {

@@ -5,7 +5,6 @@
 //! linked files are dropped; killed after it, with the new one.
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -19,13 +18,11 @@ use crate::manifest::{Manifest, ManifestFile};
 use crate::meta::MetaRecord;
 use crate::plan::{View, find_view};
 use crate::prune::prune;
+use crate::staging;
 use crate::store::Inner;
 use crate::view::TenantId;
 use crate::warm::BaseFile;
 use crate::{Error, metrics, schema};
-
-/// Where files wait between being checked and being linked; inside the store's folder, so that linking is a rename.
-const STAGING: &str = "incoming";
 
 /// How long a publisher waits for the readers of a generation that goes.
 const READERS_WAIT: Duration = Duration::from_secs(1);
@@ -162,15 +159,6 @@ pub(crate) fn rollback(inner: &Inner, tenant: TenantId, view: &str) -> Result<Pu
     Ok(Published::new(&record, None, false))
 }
 
-/// Removes what a publish that was cut short left in the staging folder.
-pub(crate) fn clear_staging(store: &Path) -> Result<(), Error> {
-    let staging = store.join(STAGING);
-    match fs::remove_dir_all(&staging) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::disk("remove", &staging)(error)),
-        _ => Ok(()),
-    }
-}
-
 /// One new table for all readers. Under the publish lock, so no change is lost between load and store.
 pub(crate) fn swap(inner: &Inner, pair: Pair) {
     let mut table = (*inner.generations.load_full()).clone();
@@ -224,17 +212,20 @@ fn check_succession(old: &MetaRecord, new: &Manifest) -> Result<(), Error> {
 /// Checks each file and links all of them into the base family; when this fails, nothing of the generation stays.
 fn link(inner: &Inner, manifest: &Manifest, dir: &Path) -> Result<(), Error> {
     let store = inner.warm.path();
-    clear_staging(store)?;
-    let staging = store.join(STAGING);
-    fs::create_dir(&staging).map_err(Error::disk("create", &staging))?;
+    let staging = staging::create(store)?;
     let linked = stage(manifest, dir, &staging).and_then(|files| {
         // Files of the same number can only be the remains of a publish that failed at its last step.
         inner.warm.drop_generation(manifest.id())?;
         let before: HashSet<_> = inner.warm.base_files()?.into_iter().map(|file| file.name).collect();
-        inner.warm.ingest(files, dir)?;
+        let ingested = inner.warm.ingest(files, dir);
+        if matches!(ingested, Err(Error::FreeSpace { .. } | Error::RestartStore { .. })) {
+            staging::keep(store)?;
+        }
+        ingested?;
+        staging::settle(store)?;
         check_linked(inner, manifest, dir, &before)
     });
-    clear_staging(store)?;
+    staging::clear(store)?;
     linked
 }
 

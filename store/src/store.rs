@@ -1,7 +1,6 @@
 //! The store itself: opening, fetching, publishing. `fetch` is the request path, whole and in order.
 
 use std::fmt;
-use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,7 +29,7 @@ use crate::readers::Readers;
 use crate::view::{TenantId, ViewConfig, validate_views};
 use crate::warm::Warm;
 use crate::writer::WriterLimits;
-use crate::{Error, meta, metrics, replace};
+use crate::{Error, files, meta, metrics, replace, staging};
 
 /// An open store. Clones are handles to the same store; it closes when the last one goes.
 #[derive(Clone)]
@@ -72,9 +71,10 @@ impl Store {
     pub fn open(config: &StoreConfig, views: &[ViewConfig]) -> Result<Store, Error> {
         config.validate()?;
         validate_views(views)?;
-        fs::create_dir_all(&config.path).map_err(Error::disk("create", &config.path))?;
+        files::create_dir(&config.path)?;
         let warm = Arc::new(Warm::open(config)?);
-        publish::clear_staging(warm.path())?;
+        staging::clear(warm.path())?;
+        staging::settle(warm.path())?;
         replace::clear(warm.path())?;
         let views: Vec<_> = views.iter().map(|view| Arc::new(View::new(view))).collect();
         let records = Records::read(&warm)?;
@@ -164,7 +164,8 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::FixRequest`] for an unknown view or too many rows, [`Error::FixInput`] says which row breaks which rule,
-    /// [`Error::CheckDisk`] when the disk does not take them: whether they will be there after a restart is then unknown.
+    /// [`Error::FreeSpace`] or [`Error::RestartStore`] when the disk does not take them: whether they will be there after a restart is then
+    /// unknown, and until the error's advice is followed all further writes are refused in the same way.
     pub fn write(&self, writes: &[Write<'_>], now_ms: i64) -> Result<Written, Error> {
         live::write(&self.0, writes, now_ms)
     }
@@ -174,7 +175,8 @@ impl Store {
     /// the bytes out of the files.
     ///
     /// # Errors
-    /// [`Error::FixRequest`] for an entity that cannot exist, [`Error::CheckDisk`] when the record cannot be written.
+    /// [`Error::FixRequest`] for an entity that cannot exist, [`Error::FreeSpace`] or [`Error::RestartStore`] when the record cannot be
+    /// written.
     pub fn erase(&self, tenant: TenantId, entity: &str, now_ms: i64) -> Result<(), Error> {
         let _changing = self.lock();
         compact::erase(&self.0, tenant, entity, now_ms)
@@ -183,7 +185,7 @@ impl Store {
     /// Takes the bytes of erased entities out of every file of the store. This rewrites the files that hold them; fetches go on meanwhile.
     ///
     /// # Errors
-    /// [`Error::CheckDisk`] when a file cannot be rewritten; calling again goes on where this stopped.
+    /// [`Error::FreeSpace`] or [`Error::RestartStore`] when a file cannot be rewritten; calling again goes on where this stopped.
     pub fn compact_erased(&self) -> Result<Compacted, Error> {
         let _changing = self.lock();
         compact::compact_erased(&self.0)

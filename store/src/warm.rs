@@ -21,6 +21,8 @@ use crate::config::StoreConfig;
 use crate::delta;
 use crate::key::GenerationId;
 use crate::log_family::{LOG, log_options};
+use crate::staging;
+use crate::wal;
 
 const BASE: &str = "base";
 const LIVE: &str = "live";
@@ -93,18 +95,43 @@ impl Warm {
         options.set_keep_log_file_num(4);
         options.set_max_log_file_size(4 << 20);
         let cache = Cache::new_hyper_clock_cache((config.block_cache_mib as usize) << 20, 0);
-        let families = [
-            ColumnFamilyDescriptor::new(BASE, base_options(Some(&cache))),
-            ColumnFamilyDescriptor::new(LIVE, live_options(&cache, config)),
-            ColumnFamilyDescriptor::new(META, Options::default()),
-            ColumnFamilyDescriptor::new(LOG, log_options(&cache)),
-        ];
-        match DB::open_cf_descriptors(&options, path, families) {
-            Ok(db) => Ok(Warm { db, path: path.clone(), options }),
-            Err(error) if is_lock(&error) => Err(Error::CloseOtherProcess { path: path.clone() }),
-            Err(error) if error.kind() == rocksdb::ErrorKind::IOError => Err(disk("open", path)(error)),
-            Err(error) => Err(Error::damaged(path, error.into_string())),
+        let families = || {
+            [
+                ColumnFamilyDescriptor::new(BASE, base_options(Some(&cache))),
+                ColumnFamilyDescriptor::new(LIVE, live_options(&cache, config)),
+                ColumnFamilyDescriptor::new(META, Options::default()),
+                ColumnFamilyDescriptor::new(LOG, log_options(&cache)),
+            ]
+        };
+        wal::check_logs(path)?;
+        let open = || DB::open_cf_descriptors(&options, path, families());
+        let mut opened = open();
+        if let Some(missing) = opened.as_ref().err().and_then(missing_file)
+            && let Some(db) = staging::put_back(path, missing, || open().ok())?
+        {
+            opened = Ok(db);
         }
+        let db = opened.map_err(|error| match error.kind() {
+            _ if is_lock(&error) => Error::CloseOtherProcess { path: path.clone() },
+            _ if missing_file(&error).is_some() => Error::damaged(path, error.into_string()),
+            rocksdb::ErrorKind::IOError => disk("open", path)(error),
+            _ => Error::damaged(path, error.into_string()),
+        })?;
+        let warm = Warm { db, path: path.clone(), options };
+        warm.clear_options()?;
+        Ok(warm)
+    }
+
+    /// Removes the descriptions of its options that RocksDB was writing when it died: of all its unfinished files it keeps only these.
+    fn clear_options(&self) -> Result<(), Error> {
+        for entry in fs::read_dir(&self.path).map_err(Error::disk("read", &self.path))? {
+            let path = entry.map_err(Error::disk("read", &self.path))?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if name.starts_with("OPTIONS-") && name.ends_with(".dbtmp") {
+                fs::remove_file(&path).map_err(Error::disk("remove", &path))?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -120,7 +147,7 @@ impl Warm {
     pub(crate) fn write_synced(&self, batch: WriteBatch) -> Result<(), Error> {
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        self.db.write_opt(batch, &options).map_err(disk("write to", &self.path))
+        self.db.write_opt(batch, &options).map_err(|error| self.refused_write(error))
     }
 
     /// Adds a merge operand of the live family to a batch.
@@ -190,7 +217,7 @@ impl Warm {
         let mut options = FlushOptions::default();
         options.set_wait(true);
         let families = [self.family(BASE)?, self.family(LIVE)?, self.family(META)?, self.family(LOG)?];
-        self.db.flush_cfs_opt(&families, &options).map_err(disk("flush", &self.path))
+        self.db.flush_cfs_opt(&families, &options).map_err(|error| self.refused_write(error))
     }
 
     /// Rewrites the files that hold keys from `first` to `last`, so that what was deleted or replaced there is gone from disk.
@@ -202,8 +229,19 @@ impl Warm {
         let mut options = CompactOptions::default();
         options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
         options.set_exclusive_manual_compaction(false);
-        self.db.compact_range_cf_opt(self.family(family)?, Some(first), Some(last), &options);
-        Ok(())
+        let family = self.family(family)?;
+        self.compacted(|| self.db.compact_range_cf_opt(family, Some(first), Some(last), &options))
+    }
+
+    /// Does a compaction, which does not say how it went.
+    pub(crate) fn compacted(&self, compact: impl FnOnce()) -> Result<(), Error> {
+        let failures = || self.db.property_int_value("rocksdb.background-errors").ok().flatten();
+        let before = failures();
+        compact();
+        match failures() == before {
+            true => Ok(()),
+            false => Err(Error::disk("rewrite a file of", &self.path)(io::Error::other("a compaction failed"))),
+        }
     }
 
     /// Waits until no fetch sees the database as it was before this call: what it sees, a compaction must keep.
@@ -295,7 +333,7 @@ impl Warm {
         options.set_allow_blocking_flush(false);
         let linked = self.db.ingest_external_file_cf_opts(self.family(BASE)?, &options, files);
         linked.map_err(|error| match error.kind() {
-            rocksdb::ErrorKind::IOError => disk("link files into", &self.path)(error),
+            rocksdb::ErrorKind::IOError => self.refused_write(error),
             _ => Error::refused(dir, format!("its files cannot be linked: {error}")),
         })
     }
@@ -340,7 +378,7 @@ impl Warm {
     }
 
     fn drop_range(&self, first: &[u8], last: &[u8]) -> Result<(), Error> {
-        self.db.delete_file_in_range_cf(self.family(BASE)?, first, last).map_err(disk("drop files of", &self.path))
+        self.db.delete_file_in_range_cf(self.family(BASE)?, first, last).map_err(|error| self.refused_write(error))
     }
 
     /// Writes one meta record durably: when this returns, a crash cannot undo it.
@@ -356,9 +394,11 @@ impl Warm {
         Ok(())
     }
 
-    /// Removes one meta record that nothing depends on.
+    /// Removes one meta record, durably as everything that is written: see `wal.rs`.
     pub(crate) fn delete_meta(&self, key: &[u8]) -> Result<(), Error> {
-        self.db.delete_cf(self.family(META)?, key).map_err(disk("delete a meta record of", &self.path))
+        let mut batch = WriteBatch::default();
+        batch.delete_cf(self.family(META)?, key);
+        self.write_synced(batch)
     }
 
     /// The meta record under `key`.
@@ -372,6 +412,16 @@ impl Warm {
             .iterator_cf(self.family(META)?, IteratorMode::Start)
             .collect::<Result<_, _>>()
             .map_err(|error| Error::damaged(&self.path, format!("the meta family cannot be read: {error}")))
+    }
+
+    /// What a failed write means. RocksDB takes no more writes then: of a full disk it finds out by itself when there is space again, of anything
+    /// else nobody knows what the disk holds.
+    pub(crate) fn refused_write(&self, error: rocksdb::Error) -> Error {
+        let path = self.path.clone();
+        match says(&error, "No space left on device") {
+            true => Error::FreeSpace { path, reason: error.into_string() },
+            false => Error::RestartStore { path, reason: error.into_string() },
+        }
     }
 
     fn readable<T>(&self, value: Result<T, rocksdb::Error>) -> Result<T, Error> {
@@ -467,7 +517,18 @@ pub(crate) fn disk(action: &'static str, path: &Path) -> impl FnOnce(rocksdb::Er
 }
 
 fn is_lock(error: &rocksdb::Error) -> bool {
+    says(error, "While lock file") || says(error, "lock hold by current process")
+}
+
+/// The number of the SST file that an error says is not there.
+fn missing_file(error: &rocksdb::Error) -> Option<u64> {
     let message: &str = error.as_ref();
-    error.kind() == rocksdb::ErrorKind::IOError
-        && (message.contains("While lock file") || message.contains("lock hold by current process"))
+    let (before, _) = message.split_once(".sst: No such file or directory")?;
+    before.rsplit('/').next()?.parse().ok()
+}
+
+/// Whether an error of the operating system says something.
+fn says(error: &rocksdb::Error, what: &str) -> bool {
+    let message: &str = error.as_ref();
+    error.kind() == rocksdb::ErrorKind::IOError && message.contains(what)
 }

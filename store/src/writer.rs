@@ -106,7 +106,7 @@ impl GenerationWriter {
     ) -> Result<GenerationWriter, Error> {
         view.validate()?;
         limits.validate()?;
-        fs::create_dir_all(dir).map_err(Error::disk("create", dir))?;
+        files::create_dir(dir)?;
         let mut entries = fs::read_dir(dir).map_err(Error::disk("read", dir))?;
         if entries.next().is_some() {
             let message = format!("{} is not empty: build into a new folder", dir.display());

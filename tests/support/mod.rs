@@ -1,7 +1,10 @@
 //! What the suites share: shops to ask, nodes to ask them of, and the count of what could not be tested here.
 
 pub(crate) mod child;
+pub(crate) mod closed;
 pub(crate) mod command;
+pub(crate) mod disk;
+pub(crate) mod history;
 pub(crate) mod model;
 pub(crate) mod node;
 pub(crate) mod shop;
@@ -41,6 +44,30 @@ fn skip(test: &str) {
     if let Some(log) = std::env::var_os("LARDER_SKIP_LOG") {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(log);
         file.and_then(|mut file| writeln!(file, "{test}")).expect("LARDER_SKIP_LOG must be writable");
+    }
+}
+
+/// Whether the long variants of the tests run, `make test-long`.
+pub(crate) fn long() -> bool {
+    std::env::var_os("LARDER_LONG").is_some_and(|long| long != "0")
+}
+
+/// Seeded numbers that look random.
+pub(crate) struct Random(u64);
+
+impl Random {
+    /// The numbers of a seed; seeds may follow each other.
+    pub(crate) fn new(seed: u64) -> Random {
+        let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0xD1B5_4A32_D192_ED03);
+        random.below(1);
+        random
+    }
+
+    /// A number below `bound`.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let mixed = (self.0 ^ (self.0 >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        ((mixed >> 33) as usize) % bound
     }
 }
 

@@ -57,6 +57,7 @@ struct Known {
     published: Vec<Snapshot>,
 }
 
+#[derive(Clone)]
 pub(crate) struct Model {
     views: Vec<ViewConfig>,
     places: BTreeMap<Place, Known>,
