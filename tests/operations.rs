@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMillisecondArray};
 use larder_serve::v1::admin_client::AdminClient;
@@ -24,6 +24,9 @@ use crate::support::command::{Ran, run};
 use crate::support::node::{TestNode, identified, reason};
 use crate::support::shop::{DEMO, OTHER, Shop, USERS, now_ms};
 use crate::support::store::{of_tenant, plan};
+
+/// How long a test waits for what takes moments.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A shop whose commands go to a node in this process, or to its closed folder.
 struct Operated {
@@ -76,11 +79,13 @@ impl Operated {
 
     /// The status of each entity's orders, however long the cold tier takes.
     async fn statuses(&self, entities: &[&str]) -> Vec<Status> {
+        let until = Instant::now() + PATIENCE;
         loop {
             let statuses = self.statuses_now(entities).await;
             if !statuses.contains(&Status::NotInTime) {
                 return statuses;
             }
+            assert!(Instant::now() < until, "after {PATIENCE:?} the orders of {entities:?} are still {statuses:?}");
         }
     }
 
@@ -450,11 +455,13 @@ async fn an_answer_says_that_features_came_too_late_or_were_erased() {
     assert_eq!(reply.notes, ["the features of this user did not arrive in time; answered without features"]);
     assert_eq!(reply.answer, "Forgotten password: please sign in to see more.");
     // What came too late is hot soon after.
+    let until = Instant::now() + PATIENCE;
     let reply = loop {
         let reply = node.ask(DEMO, "user-5", "where is my order?").await.unwrap();
         if reply.notes.is_empty() {
             break reply;
         }
+        assert!(Instant::now() < until, "after {PATIENCE:?} the answer still says {:?}", reply.notes);
     };
     assert!(reply.views.iter().all(|view| view.tier() == Tier::Hot), "{:?}", reply.views);
 

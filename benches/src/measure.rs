@@ -27,6 +27,9 @@ pub fn micros<T>(run: impl FnOnce() -> Outcome<T>) -> Outcome<(f64, T)> {
 
 /// Runs both sides in turns over `batches` and returns their median times in microseconds. Both must find the same.
 ///
+/// Before each timed batch a side runs another one untimed: what is compared is how each runs in its own steady state, not how well it bears
+/// the other's having had the processor and its caches for the turn before.
+///
 /// # Errors
 /// What a side answers, or that they found different things.
 pub fn in_turns<B, T: PartialEq + Debug>(
@@ -35,9 +38,12 @@ pub fn in_turns<B, T: PartialEq + Debug>(
     mut theirs: impl FnMut(&B) -> Outcome<T>,
 ) -> Outcome<(f64, f64)> {
     let (mut our_times, mut their_times) = (Vec::new(), Vec::new());
-    for batch in batches {
+    for (index, batch) in batches.iter().enumerate() {
+        let other = &batches[(index + batches.len() / 2) % batches.len()];
+        ours(other)?;
         let (time, our) = micros(|| ours(batch))?;
         our_times.push(time);
+        theirs(other)?;
         let (time, their) = micros(|| theirs(batch))?;
         their_times.push(time);
         if our != their {

@@ -153,7 +153,7 @@ impl Admin for AdminService {
         let work = move || {
             let compacted = engine.store.compact_erased().map_err(|error| refused(&error))?;
             let kept = |error| Refusal::Internal(format!("cannot delete {}: {error}", hot_set.display()));
-            warmth::forget(&hot_set).map_err(kept)?;
+            warmth::forget_hot_set(&hot_set).map_err(kept)?;
             Ok(compacted)
         };
         let Compacted { rows, live, files } = self.shared.changing(work).await?;

@@ -45,6 +45,7 @@ pub use context::{Class, RequestContext};
 pub use error::{Error, Refusal};
 pub use identity::{CLASS_HEADER, SESSION_HEADER, TENANT_HEADER, USER_HEADER};
 pub use node::{Node, run};
+pub use warmth::forget_hot_set;
 
 /// The gRPC messages, clients and servers of larder.v1, generated from serve/proto.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::needless_pass_by_value)]

@@ -44,10 +44,16 @@ pub(crate) fn keep(store: &Store, file: &Path) {
     }
 }
 
-/// Deletes the file, if there is one: it names users, and some of them may have been erased since it was written.
-pub(crate) fn forget(file: &Path) -> std::io::Result<()> {
-    match std::fs::remove_file(file) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+/// Deletes the file, if there is one, and what a stop that was cut short left of the next: they name users, and some of them may have been
+/// erased since.
+pub fn forget_hot_set(file: &Path) -> std::io::Result<()> {
+    let mut unfinished = file.as_os_str().to_owned();
+    unfinished.push(".tmp");
+    for file in [file, Path::new(&unfinished)] {
+        match std::fs::remove_file(file) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
     }
+    Ok(())
 }

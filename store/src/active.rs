@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::generation::Generation;
 use crate::hot_set::HotSetEntry;
 use crate::view::TenantId;
 
-/// Most entities that are remembered; further ones are noted when they are asked for after an export.
+/// Most entities that are remembered; further ones are noted when some of these have been placed warm.
 const MAX_ACTIVE: usize = 1 << 16;
 
 /// Entities of the cold tier that were asked for.
@@ -31,6 +32,12 @@ impl Active {
         let mut list: Vec<_> = self.lock().iter().map(entry).collect();
         list.sort_unstable();
         list
+    }
+
+    /// Forgets those whom a generation that becomes live does not hold cold any more.
+    pub(crate) fn forget_placed(&self, live: &Generation) {
+        let of = (live.manifest.view_id, live.manifest.tenant);
+        self.lock().retain(|(view, tenant, entity)| (*view, *tenant) != of || live.cold_part(entity).is_some());
     }
 
     /// Forgets somebody.

@@ -33,6 +33,7 @@ pub(crate) struct ColdReads {
 /// An open file; dropping it closes it. The file itself stays.
 pub(crate) struct ColdFile {
     path: PathBuf,
+    owner: String,
     file: File,
     directory: Directory,
     /// One for each row group.
@@ -44,8 +45,13 @@ impl ColdFile {
     /// Opens a file and reads its tail. A file that the cold tier did not write, or that is not as it was written, is refused.
     pub(crate) fn open(path: &Path) -> Result<ColdFile, Error> {
         let file = File::open(path).map_err(Error::disk("open", path))?;
-        let Tail { directory, filters, codec } = Tail::read(&file, path)?;
-        Ok(ColdFile { path: path.to_path_buf(), file, directory, filters, codec })
+        let Tail { owner, directory, filters, codec } = Tail::read(&file, path)?;
+        Ok(ColdFile { path: path.to_path_buf(), owner, file, directory, filters, codec })
+    }
+
+    /// Whose rows these are, as its writer was told.
+    pub(crate) fn owner(&self) -> &str {
+        &self.owner
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -13,6 +13,8 @@ use crate::cold_format::FORMAT;
 
 /// Where a footer names the format, for readers other than ours.
 const FORMAT_KEY: &str = "larder.cold.format";
+/// Where a footer says whose rows the file holds.
+const OWNER_KEY: &str = "larder.cold.owner";
 const ROW_KEY: &str = "larder.cold.row";
 const ROW_TEXT: &str = "value bytes, entity, event time as i64, bytes of the entity as u16; little-endian";
 
@@ -66,14 +68,15 @@ const GROUP_BYTES: usize = 16 << 20;
 
 impl Layout {
     /// Properties of the columns key and event_time, which the store itself never reads: laid out for those who scan them.
-    pub(crate) fn file_properties(self) -> WriterPropertiesPtr {
+    pub(crate) fn file_properties(self, owner: &str) -> WriterPropertiesPtr {
         let format = KeyValue::new(FORMAT_KEY.to_string(), FORMAT.to_string());
+        let owner = KeyValue::new(OWNER_KEY.to_string(), owner.to_string());
         let row = KeyValue::new(ROW_KEY.to_string(), ROW_TEXT.to_string());
         let (key, event_time) = (ColumnPath::from("key"), ColumnPath::from("event_time"));
         let sorted = SortingColumn { column_idx: KEY_COLUMN as i32, descending: false, nulls_first: false };
         let properties = WriterProperties::builder()
             .set_created_by(concat!("larder-store ", env!("CARGO_PKG_VERSION")).to_string())
-            .set_key_value_metadata(Some(vec![format, row]))
+            .set_key_value_metadata(Some(vec![format, owner, row]))
             .set_sorting_columns(Some(vec![sorted]))
             .set_compression(self.codec)
             .set_dictionary_enabled(false)
@@ -109,4 +112,9 @@ pub(crate) fn schema() -> Result<TypePtr, ParquetError> {
 pub(crate) fn names_format(metadata: &[KeyValue]) -> bool {
     let ours = FORMAT.to_string();
     metadata.iter().any(|entry| entry.key == FORMAT_KEY && entry.value.as_ref() == Some(&ours))
+}
+
+/// Whose rows the file holds.
+pub(crate) fn owner(metadata: &[KeyValue]) -> Option<String> {
+    metadata.iter().find(|entry| entry.key == OWNER_KEY)?.value.clone()
 }

@@ -17,6 +17,7 @@ use crate::cold_page::{PageCodec, guarded};
 
 /// What of a tail stays in RAM.
 pub(crate) struct Tail {
+    pub(crate) owner: String,
     pub(crate) directory: Directory,
     /// One for each row group, never empty.
     pub(crate) filters: Vec<Sbbf>,
@@ -64,7 +65,9 @@ impl Tail {
             let Some(rows) = columns(ROW_COLUMN).next() else {
                 return Err(fault("it has no row groups"));
             };
-            Ok(Tail { filters, codec: PageCodec::of(rows)?, directory })
+            let owner = footer.file_metadata().key_value_metadata().and_then(|metadata| cold_layout::owner(metadata));
+            let owner = owner.ok_or_else(|| fault("it does not say whose rows it holds"))?;
+            Ok(Tail { owner, filters, codec: PageCodec::of(rows)?, directory })
         })
         .map_err(|reason| format!("its footer cannot be used: {reason}"))
     }

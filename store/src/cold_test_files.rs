@@ -26,7 +26,7 @@ pub(crate) fn rows(count: usize) -> Rows {
 /// Writes a file and returns its path.
 pub(crate) fn write(folder: &Path, rows: &Rows, layout: Layout) -> PathBuf {
     let path = folder.join("cold.parquet");
-    let mut writer = ColdWriter::create_with(&path, layout).unwrap();
+    let mut writer = ColdWriter::create_with(&path, "view 1", layout).unwrap();
     for (entity, (event_time_ms, value)) in rows {
         writer.append(entity, *event_time_ms, value).unwrap();
     }

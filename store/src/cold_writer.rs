@@ -47,16 +47,16 @@ struct Group {
 }
 
 impl ColdWriter {
-    /// Starts a file, which must not exist yet.
-    pub(crate) fn create(path: &Path) -> Result<ColdWriter, Error> {
-        ColdWriter::create_with(path, LAYOUT)
+    /// Starts a file, which must not exist yet, of rows that are `owner`'s.
+    pub(crate) fn create(path: &Path, owner: &str) -> Result<ColdWriter, Error> {
+        ColdWriter::create_with(path, owner, LAYOUT)
     }
 
-    pub(crate) fn create_with(path: &Path, layout: Layout) -> Result<ColdWriter, Error> {
+    pub(crate) fn create_with(path: &Path, owner: &str, layout: Layout) -> Result<ColdWriter, Error> {
         let file = File::options().read(true).write(true).create_new(true).open(path);
         let file = file.map_err(Error::disk("create", path))?;
         let start = || {
-            let mut file = SerializedFileWriter::new(file, cold_layout::schema()?, layout.file_properties())?;
+            let mut file = SerializedFileWriter::new(file, cold_layout::schema()?, layout.file_properties(owner))?;
             // Room for the seal, behind the magic that is there already.
             let magic_bytes = file.bytes_written();
             file.write_all(&[0; START_BYTES][magic_bytes..])?;
@@ -248,7 +248,7 @@ mod tests {
     fn rows_that_break_a_rule_are_refused_and_those_before_them_stay() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
-        let mut writer = ColdWriter::create(&path).unwrap();
+        let mut writer = ColdWriter::create(&path, "view 1").unwrap();
         writer.append("b", 1, b"value").unwrap();
         let long = "x".repeat(MAX_ENTITY_BYTES + 1);
         let large = vec![0; MAX_ROW_BYTES + 1];
@@ -272,13 +272,13 @@ mod tests {
     fn a_file_without_rows_or_without_an_end_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
-        assert!(matches!(ColdWriter::create(&path).unwrap().finish(), Err(Error::FixInput(_))));
+        assert!(matches!(ColdWriter::create(&path, "view 1").unwrap().finish(), Err(Error::FixInput(_))));
         assert!(
-            matches!(ColdWriter::create(&path), Err(Error::CheckDisk { .. })),
+            matches!(ColdWriter::create(&path, "view 1"), Err(Error::CheckDisk { .. })),
             "an existing file is not written over"
         );
         fs::remove_file(&path).unwrap();
-        let mut writer = ColdWriter::create(&path).unwrap();
+        let mut writer = ColdWriter::create(&path, "view 1").unwrap();
         writer.append("a", 1, &vec![7; MAX_ROW_BYTES]).unwrap();
         assert!(writer.bytes() > MAX_ROW_BYTES as u64);
         writer.write_group().unwrap();

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Bound;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rocksdb::WriteBatch;
@@ -27,7 +28,9 @@ use crate::live::{Touched, read_key, tell_hot};
 use crate::manifest::ManifestFile;
 use crate::meta::{self, MetaRecord};
 use crate::publish;
+use crate::replace;
 use crate::row::{Damaged, event_time_ms};
+use crate::staging;
 use crate::store::Inner;
 use crate::view::{TenantId, ViewKind};
 use crate::warm::{BaseFile, Family};
@@ -88,6 +91,9 @@ pub(crate) fn compact_erased(inner: &Inner) -> Result<Compacted, Error> {
     inner.warm.compact_log()?;
     // The log still holds what was written live; it goes when everything in it has reached a file.
     inner.warm.flush()?;
+    // Having written that down, RocksDB misses no file any more.
+    staging::settle(inner.warm.path())?;
+    replace::clear(inner.warm.path())?;
     inner.warm.outlive_files()?;
     Ok(compacted)
 }
@@ -194,14 +200,25 @@ fn find_erased(
 /// Rewrites the cold files that hold erased entities: a new file is written beside the old one, the record names it, and then the old one goes
 /// with its last reader.
 fn compact_cold(inner: &Inner, compacted: &mut Compacted) -> Result<(), Error> {
+    let mut gone = Vec::new();
     for (view, tenant) in inner.generations.load().views() {
-        let pair = inner.generations.load().pair(view, tenant).cloned();
-        let Some(pair) = pair.filter(|_| inner.erasures.has(tenant)) else { continue };
-        let live = compact_cold_of(inner, &pair.live, compacted)?;
-        let previous = pair.previous.as_ref().map(|previous| compact_cold_of(inner, previous, compacted));
-        publish::swap(inner, Pair { live, previous: previous.transpose()?, incoming: None });
+        if !inner.erasures.has(tenant) {
+            continue;
+        }
+        let pair = || inner.generations.load().pair(view, tenant).cloned();
+        // The table follows the record after each generation, so that a failure of the next leaves them alike.
+        if let Some(pair) = pair() {
+            let live = compact_cold_of(inner, &pair.live, compacted, &mut gone)?;
+            publish::swap(inner, Pair { live, ..pair });
+        }
+        if let Some(pair) = pair()
+            && let Some(previous) = &pair.previous
+        {
+            let previous = Some(compact_cold_of(inner, previous, compacted, &mut gone)?);
+            publish::swap(inner, Pair { previous, ..pair });
+        }
     }
-    Ok(())
+    inner.warm.wait_until(|| Ok(!gone.iter().any(|path| path.exists())))
 }
 
 /// The generation as it is afterwards: itself, where none of its files had to be rewritten.
@@ -209,6 +226,7 @@ fn compact_cold_of(
     inner: &Inner,
     generation: &Arc<Generation>,
     compacted: &mut Compacted,
+    gone: &mut Vec<PathBuf>,
 ) -> Result<Arc<Generation>, Error> {
     let manifest = &generation.manifest;
     let mut described = Vec::with_capacity(generation.cold.len());
@@ -231,7 +249,10 @@ fn compact_cold_of(
     let parts = inner.cold_folder.open_parts(manifest, &described)?;
     record.rewritten_cold.insert(manifest.generation, described);
     record.write(&inner.warm)?;
-    old.iter().for_each(|part| part.retire());
+    for part in &old {
+        part.retire();
+        gone.push(part.file.path().to_path_buf());
+    }
     compacted.files += old.len() as u64;
     Ok(Generation::new(manifest.clone(), parts, &inner.warm))
 }
@@ -261,7 +282,11 @@ fn rewrite_cold(
     }
     let name = next_name(&part.described.name);
     let path = inner.cold_folder.place(&generation.manifest, &name);
-    let mut writer = ColdWriter::create(&path)?;
+    // What a call that failed left; no record names it.
+    if path.exists() {
+        fs::remove_file(&path).map_err(Error::disk("delete", &path))?;
+    }
+    let mut writer = ColdWriter::create(&path, part.file.owner())?;
     let mut entities = 0u64;
     for row in part.file.scan() {
         let row = row?;

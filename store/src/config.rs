@@ -1,13 +1,22 @@
 //! The `[store]` section of the configuration: where the store lives and how much memory its tiers may take. Views have their own
 //! declaration, see `view.rs`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// Settings of a store. Every size is a limit: the store never takes more than what is named here for the purpose named here.
+/// Settings of a store. Every size is a limit of what it names. On top of them come:
+///
+/// - a second buffer of `live_buffer_mib`, which fills while the first is written into a file;
+/// - a second filter of `live_filter_mib`, while it is made anew after a pruning;
+/// - up to 32 MiB of rows that wait to become hot;
+/// - 32 KiB for each of `hot_shards`, where the last writes are noted;
+/// - about 2 bytes for each key of the warm tier, for index and filter blocks;
+/// - the directories and filters of the cold files, which `larder_store_cold_index_bytes` shows.
+///
+/// With `hot_capacity_requests` the hot tier's rows are counted, and its bytes are not bounded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
@@ -15,20 +24,24 @@ pub struct StoreConfig {
     pub path: PathBuf,
     /// Bytes of rows, keys and bookkeeping the hot tier may hold, in MiB. 0 turns the hot tier off.
     pub hot_capacity_mib: u64,
-    /// Instead of a size: how many requests' rows the hot tier holds, a request being one entity with all its views.
+    /// Instead of a size: how many requests' rows the hot tier holds, a request being one entity with all its views. The bytes
+    /// are then as many as those rows have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hot_capacity_requests: Option<u64>,
-    /// Independent parts of the hot tier. One part stalls under many readers, because every hit passes one shared channel.
+    /// Independent parts of the hot tier, each with a lock for its table and one for its note of the last writes: with one part, whoever makes
+    /// rows hot or writes live ones would hold up everybody else.
     pub hot_shards: usize,
     /// Uncompressed blocks of the warm tier kept in RAM, in MiB. Index and filter blocks come on top: about 2 bytes per key.
     pub block_cache_mib: u64,
     /// RAM for knowing which entities have live rows, in MiB: 16 bits for each of them keep needless reads at one in a hundred.
+    /// It is there twice while it is made anew.
     pub live_filter_mib: u64,
-    /// Live rows held in RAM before they are written into files, in MiB.
+    /// Live rows held in RAM before they are written into files, in MiB. A second buffer as large fills while the first is written.
     pub live_buffer_mib: u64,
-    /// Threads that share the reads of a large batch whose rows are not in RAM.
+    /// Threads that share the reads of a large batch whose rows are not in RAM. With one, the calling thread reads them itself.
     pub read_threads: usize,
-    /// The folder of the cold tier's Parquet files; it may lie on a slow disk of its own. One store has it.
+    /// The folder of the cold tier's Parquet files; it may lie on a slow disk of its own, and not within `path`. One store has it; together
+    /// with `path` it is one unit, to be backed up and moved together.
     pub cold_path: PathBuf,
     /// How long a fetch waits for the cold tier, in milliseconds. What comes later is hot for the next fetch.
     pub cold_budget_ms: u64,
@@ -78,8 +91,10 @@ impl StoreConfig {
         }
         within("hot_capacity_mib", self.hot_capacity_mib, 0, 1 << 20)?;
         within("hot_shards", self.hot_shards as u64, 1, 1024)?;
-        if self.cold_path.as_os_str().is_empty() || self.cold_path == self.path {
-            let allowed = "must name a folder of its own";
+        let inside =
+            absolute(&self.cold_path).zip(absolute(&self.path)).is_some_and(|(cold, own)| cold.starts_with(own));
+        if self.cold_path.as_os_str().is_empty() || inside {
+            let allowed = "must name a folder of its own, outside of store.path";
             return Err(Error::config("store.cold_path", self.cold_path.display(), allowed));
         }
         within("cold_budget_ms", self.cold_budget_ms, 0, 60_000)?;
@@ -96,6 +111,10 @@ impl StoreConfig {
     }
 }
 
+fn absolute(path: &Path) -> Option<PathBuf> {
+    std::path::absolute(path).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,6 +125,15 @@ mod tests {
         let bad = StoreConfig { hot_shards: 0, ..StoreConfig::default() };
         let message = bad.validate().unwrap_err().to_string();
         assert_eq!(message, "store.hot_shards = 0: must be between 1 and 1024");
+    }
+
+    #[test]
+    fn the_cold_tier_has_a_folder_of_its_own() {
+        for inside in ["data/store", "./data/store", "data/store/cold"] {
+            let bad = StoreConfig { cold_path: inside.into(), ..StoreConfig::default() };
+            let message = bad.validate().unwrap_err().to_string();
+            assert!(message.contains("outside of store.path"), "{message}");
+        }
     }
 
     #[test]

@@ -27,7 +27,11 @@ pub(crate) fn write_whole_with<T>(
         fs::rename(temporary, path)?;
         Ok(result)
     };
-    let result = write().map_err(Error::disk("write", path))?;
+    let result = write().map_err(|error| {
+        // It may name people, and nobody would look for it.
+        let _ = fs::remove_file(temporary);
+        Error::disk("write", path)(error)
+    })?;
     path.parent().map_or(Ok(()), sync_dir)?;
     Ok(result)
 }

@@ -103,6 +103,7 @@ pub(crate) fn publish(inner: &Inner, dir: &Path) -> Result<Published, Error> {
     if let Some(carried) = carried {
         carried.forget_old(inner);
     }
+    inner.cold.active.forget_placed(&generations[0]);
     let dropped = retired.as_ref().map(|retired| retired.manifest.generation);
     if let Some(retired) = retired {
         retired.retire();
@@ -222,7 +223,9 @@ fn link(inner: &Inner, manifest: &Manifest, dir: &Path) -> Result<(), Error> {
             staging::keep(store)?;
         }
         ingested?;
-        staging::settle(store)?;
+        if !manifest.files.is_empty() {
+            staging::settle(store)?;
+        }
         check_linked(inner, manifest, dir, &before)
     });
     staging::clear(store)?;

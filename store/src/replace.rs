@@ -14,7 +14,7 @@ use crate::generation::Generation;
 use crate::key::{self, PREFIX_BYTES};
 use crate::meta::MetaRecord;
 use crate::placement::Placement;
-use crate::plan::find_view;
+use crate::plan::{View, find_view};
 use crate::publish::{self, Published};
 use crate::row::{Damaged, event_time_ms};
 use crate::store::Inner;
@@ -44,24 +44,39 @@ pub(crate) fn replace(
     };
     clear(inner.warm.path())?;
     let dir = inner.warm.path().join(WORK);
-    let mut writer = GenerationWriter::again(&dir, &live.manifest, generation, limits)?.place(placement);
+    let built = build(inner, view, &live, &dir, generation, placement, limits);
+    let published = built.and_then(|()| publish::publish(inner, &dir));
+    if let Err(error) = clear(inner.warm.path()) {
+        tracing::warn!(%error, "the working folder of a placement is not removed, the next one does it");
+    }
+    published
+}
+
+/// Writes the live rows into `dir` as a generation.
+fn build(
+    inner: &Inner,
+    view: &View,
+    live: &Generation,
+    dir: &Path,
+    generation: u32,
+    placement: Placement,
+    limits: WriterLimits,
+) -> Result<(), Error> {
+    let (tenant, kind) = (live.manifest.tenant, view.config.kind);
+    let mut writer = GenerationWriter::again(dir, &live.manifest, generation, limits)?.place(placement);
     let damaged = |damaged: Damaged| Error::damaged(inner.warm.path(), format!("a row: {}", damaged.0));
-    for row in rows(inner, &live)? {
+    for row in rows(inner, live)? {
         let (entity, value) = row?;
         let value = match inner.erasures.erased_ms(tenant, &entity) {
             None => value,
-            Some(erased_ms) => match left(view.config.kind, &value, erased_ms).map_err(damaged)? {
+            Some(erased_ms) => match left(kind, &value, erased_ms).map_err(damaged)? {
                 None => continue,
                 Some(value) => value.into(),
             },
         };
-        let times = times(view.config.kind, &value).map_err(damaged)?;
-        writer.put(&entity, &times, &value)?;
+        writer.put(&entity, &times(kind, &value).map_err(damaged)?, &value)?;
     }
-    writer.finish()?;
-    let published = publish::publish(inner, &dir);
-    clear(inner.warm.path())?;
-    published
+    writer.finish().map(drop)
 }
 
 /// Removes what a re-placement that was cut short left.

@@ -266,7 +266,8 @@ impl Warm {
         })
     }
 
-    fn wait_until(&self, done: impl Fn() -> Result<bool, Error>) -> Result<(), Error> {
+    /// Waits until something that ends by itself has ended.
+    pub(crate) fn wait_until(&self, done: impl Fn() -> Result<bool, Error>) -> Result<(), Error> {
         let until = Instant::now() + READERS_WAIT;
         while !done()? {
             if Instant::now() > until {

@@ -43,8 +43,8 @@ impl Store {
             let entity = key::read_entity(row.key().get(PREFIX_BYTES..)?)?;
             Some(HotSetEntry { view_id: id.view, tenant: id.tenant, entity })
         });
-        // Those that lie cold first: they are the dearer ones to lose. Nobody erased is named.
-        let entries = inner.cold.active.list().into_iter().chain(hot);
+        // Those that lie cold last: an import passes over them, only a build wants them. Nobody erased is named.
+        let entries = hot.chain(inner.cold.active.list());
         write_hot_set(path, entries.filter(|entry| inner.erasures.erased_ms(entry.tenant, &entry.entity).is_none()))
     }
 

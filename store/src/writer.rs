@@ -12,6 +12,7 @@ use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
 use rocksdb::{Options, SstFileWriter};
 use serde::{Deserialize, Serialize};
 
+use crate::cold;
 use crate::cold_writer::ColdWriter;
 use crate::files;
 use crate::key::{self, MAX_ENTITY_BYTES};
@@ -311,7 +312,10 @@ impl GenerationWriter {
     fn put_cold(&mut self, newest_ms: i64) -> Result<(), Error> {
         let cold = match &mut self.cold {
             Some(cold) => cold,
-            None => self.cold.insert(OpenCold::create(&self.dir, self.manifest.cold.len() + 1)?),
+            None => {
+                let owner = cold::owner(self.manifest.id());
+                self.cold.insert(OpenCold::create(&self.dir, self.manifest.cold.len() + 1, &owner)?)
+            }
         };
         cold.writer.append(&self.entity, newest_ms, &self.value)?;
         if cold.writer.bytes() >= self.limits.file_mib << 20 {
@@ -349,10 +353,10 @@ struct OpenCold {
 }
 
 impl OpenCold {
-    fn create(dir: &Path, number: usize) -> Result<OpenCold, Error> {
+    fn create(dir: &Path, number: usize, owner: &str) -> Result<OpenCold, Error> {
         let name = format!("{number:06}.parquet");
         let path = dir.join(&name);
-        Ok(OpenCold { writer: ColdWriter::create(&path)?, name, path })
+        Ok(OpenCold { writer: ColdWriter::create(&path, owner)?, name, path })
     }
 }
 

@@ -39,11 +39,15 @@ impl Closed {
 
     pub(crate) fn copy(&self) -> Closed {
         let folder = tempfile::tempdir().expect("it works on a healthy disk");
-        fs::create_dir(folder.path().join("store")).expect("it works on a healthy disk");
-        for entry in fs::read_dir(self.path().join("store")).expect("it works on a healthy disk") {
-            let entry = entry.expect("it works on a healthy disk");
-            fs::copy(entry.path(), folder.path().join("store").join(entry.file_name()))
-                .expect("it works on a healthy disk");
+        for name in ["store", "cold"] {
+            let (from, to) = (self.path().join(name), folder.path().join(name));
+            // Nothing lies cold in a store that has no such folder.
+            let Ok(entries) = fs::read_dir(from) else { continue };
+            fs::create_dir(&to).expect("it works on a healthy disk");
+            for entry in entries {
+                let entry = entry.expect("it works on a healthy disk");
+                fs::copy(entry.path(), to.join(entry.file_name())).expect("it works on a healthy disk");
+            }
         }
         Closed { folder, expected: self.expected.clone(), next: self.next }
     }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use arrow::array::types::{Float64Type, Int64Type};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, TimestampMillisecondArray};
 use larder_store::{
-    Error, GenerationState, GenerationWriter, Store, TenantId, ViewConfig, Write, WriteKind, WriterLimits,
+    Error, GenerationState, GenerationWriter, Placement, Store, StoreConfig, TenantId, ViewConfig, Write, WriteKind,
+    WriterLimits,
 };
 
 use super::Random;
@@ -32,7 +33,8 @@ pub(crate) fn views() -> [ViewConfig; 2] {
 }
 
 pub(crate) fn open(folder: &Path) -> Result<Store, Error> {
-    Store::open(&config(folder), &views())
+    // Time enough for the cold tier, however busy the machine is.
+    Store::open(&StoreConfig { cold_budget_ms: 30_000, ..config(folder) }, &views())
 }
 
 /// One thing done to a store.
@@ -237,7 +239,12 @@ fn snapshot(seed: u64, view: usize, number: usize) -> Snapshot {
 fn build(dir: &Path, seed: u64, view: usize, number: usize) -> Result<(), Error> {
     let (config, snapshot) = (&views()[view], snapshot(seed, view, number));
     let (tenant, limits) = (TenantId(TENANT), WriterLimits::default());
-    let mut writer = GenerationWriter::create(dir, config, tenant, snapshot.number, snapshot.as_of_ms, limits)?;
+    let writer = GenerationWriter::create(dir, config, tenant, snapshot.number, snapshot.as_of_ms, limits)?;
+    // The older half of the users lies cold in every second snapshot.
+    let times = || snapshot.rows.iter().map(|row| row.event_time_ms);
+    let middle = times().min().zip(times().max()).map(|(oldest, newest)| oldest + (newest - oldest + 1) / 2);
+    let cold_before_ms = middle.filter(|_| !number.is_multiple_of(2));
+    let mut writer = writer.place(Placement { cold_before_ms, ..Placement::default() });
     writer.append(&batch(config, &snapshot.rows))?;
     writer.finish().map(drop)
 }

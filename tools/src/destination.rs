@@ -6,15 +6,15 @@
 use std::fmt;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use chrono::Utc;
 use larder_ingest::ColdRule;
-use larder_serve::NodeConfig;
 use larder_serve::v1;
 use larder_serve::v1::admin_client::AdminClient;
+use larder_serve::{NodeConfig, forget_hot_set};
 use larder_store::{Compacted, GenerationInfo, GenerationState, Published, Store, TenantId};
 use serde::Serialize;
 use tokio::runtime::Runtime;
@@ -70,8 +70,10 @@ impl<'a> Destination<'a> {
         let status = runtime.block_on(admin.get_node_status(v1::GetNodeStatusRequest {}));
         let served = status.map_err(|status| refusal(&status))?.into_inner().store_path;
         let own = std::path::absolute(&config.store.path)?.display().to_string();
+        // The same folder may be written in several ways.
+        let real = |path: &str| std::fs::canonicalize(path).unwrap_or_else(|_| PathBuf::from(path));
         ensure!(
-            served == own,
+            real(&served) == real(&own),
             "the node at {address} serves the store {served} and this config names {own}; \
              stop that node or give one of the two another node.listen"
         );
@@ -188,9 +190,7 @@ impl<'a> Destination<'a> {
                 let Compacted { rows, live, files } = store.compact_erased()?;
                 // It names users of the node that stopped; the next one starts without.
                 let hot_set = config.hot_set_file();
-                if hot_set.exists() {
-                    std::fs::remove_file(&hot_set).with_context(|| format!("cannot delete {}", hot_set.display()))?;
-                }
+                forget_hot_set(&hot_set).with_context(|| format!("cannot delete {}", hot_set.display()))?;
                 Ok(TakenOut { rows, live_entities: live, files })
             }
         }
