@@ -76,9 +76,10 @@ struct Gathered {
 }
 
 impl Call {
-    pub(crate) fn new(jobs: usize, late: Late) -> Call {
+    /// A call that nobody waits for, `waiting` being false, gives every answer to the closure, however fast it comes.
+    pub(crate) fn new(jobs: usize, waiting: bool, late: Late) -> Call {
         let outcomes = (0..jobs).map(|_| ColdOutcome::NotInTime).collect();
-        let gathered = Mutex::new(Gathered { outcomes, outstanding: jobs, waiting: true });
+        let gathered = Mutex::new(Gathered { outcomes, outstanding: jobs, waiting });
         Call { gathered, complete: Condvar::new(), late }
     }
 
@@ -130,7 +131,7 @@ mod tests {
     #[test]
     fn each_answer_goes_to_the_fetch_or_to_the_closure() {
         let (sender, late) = channel();
-        let call = Call::new(3, Box::new(move |index, answer| sender.send((index, answer.keys)).unwrap()));
+        let call = Call::new(3, true, Box::new(move |index, answer| sender.send((index, answer.keys)).unwrap()));
         let answer =
             |key: &str| ColdAnswer { keys: vec![key.into()], values: Ok(Vec::new()), reads: ColdReads::default() };
         call.refuse(2);

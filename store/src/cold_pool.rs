@@ -72,7 +72,8 @@ impl ColdPool {
     }
 
     fn run(&self, work: Vec<Work>, deadline: Instant, late: Late) -> Vec<ColdOutcome> {
-        let call = Arc::new(Call::new(work.len(), late));
+        let waiting = Instant::now() < deadline;
+        let call = Arc::new(Call::new(work.len(), waiting, late));
         let tasks = work.into_iter().enumerate();
         let tasks = tasks.map(|(index, work)| Task { work, index, deadline, call: Arc::clone(&call) });
         for index in self.queue.submit(tasks) {

@@ -113,7 +113,7 @@ mod tests {
 
     fn task(name: &str, deadline: Instant) -> Task {
         let work = Work { path: name.into(), keys: Vec::new(), read: Box::new(|_, _| Ok(Vec::new())) };
-        Task { work, index: 0, deadline, call: Arc::new(Call::new(1, Box::new(|_, _| ()))) }
+        Task { work, index: 0, deadline, call: Arc::new(Call::new(1, true, Box::new(|_, _| ()))) }
     }
 
     #[test]
