@@ -272,6 +272,21 @@ fn a_deletion_without_an_element_deletes_all_up_to_its_time() {
 }
 
 #[test]
+fn what_a_forgotten_deletion_may_have_deleted_shows_again_with_the_next_snapshot() {
+    let mut shop = Shop::new();
+    shop.publish_orders(10, &[(5, "a")]);
+    let orders: Vec<_> = (0..5000i64).map(|order| ("ada", 100 + order, Some(Value::Text(order.to_string())))).collect();
+    delete(&shop.store, &history(), 1, &orders[..4096]);
+    assert_eq!(shop.orders(), ["a"], "as many changes as are kept");
+    delete(&shop.store, &history(), 1, &orders[4096..]);
+    let plan = plan(&shop.store, &["orders:order_id"]);
+    let status = || shop.store.fetch(&plan, &of_tenant(1, &["ada"]), 0).unwrap().views[0].status[0];
+    assert_eq!(status(), Status::NotFound);
+    shop.publish_orders(6000, &[(5, "a")]);
+    assert_eq!(shop.orders(), ["a"]);
+}
+
+#[test]
 fn a_rollback_weighs_everything_against_the_other_generation() {
     let mut shop = Shop::new();
     shop.publish(100, Some((50, 1)));
@@ -416,6 +431,9 @@ fn what_may_not_be_written_is_named() {
     assert!(upsert(&points(), &[profile_row("bob", i64::MIN, 1)]).contains("before the year 1"));
     let nameless = Row { values: vec![None, None, None], ..order_row("ada", 10, "", 1.0) };
     assert_eq!(upsert(&history(), &[nameless]), "view orders, row 0: the element key is null");
+    let long = Some(Value::Text("x".repeat(2 << 20)));
+    let message = refused("orders", WriteKind::Delete, &deletions(&history(), &[("ada", 10, long)]));
+    assert!(message.contains("an element key of 2097152 bytes, a live row of this view has at most"), "{message}");
     let mut large = good.clone();
     large.values[8] = Some(Value::Text("x".repeat(2 << 20)));
     let message = upsert(&points(), &[large.clone()]);

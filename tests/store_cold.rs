@@ -112,6 +112,17 @@ fn cold_entities_answer_and_are_hot_afterwards() {
 }
 
 #[test]
+fn of_somebody_erased_who_came_back_a_late_row_is_late_and_not_erased() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&StoreConfig { cold_budget_ms: 0, ..config(folder.path()) });
+    store.publish(&build(folder.path(), 1, 300, 200, &[])).unwrap();
+    store.erase(TenantId(1), &name(8), 7).unwrap();
+    assert_eq!(fetch(&store, &[8]).status, [Status::NotInTime]);
+    let view = wait_until_hot(&store, 8);
+    assert_eq!((view.status[0], points(&view)[0]), (Status::Present, Some(1008)));
+}
+
+#[test]
 fn what_is_not_in_time_is_hot_when_it_arrives() {
     let folder = tempfile::tempdir().unwrap();
     let config = StoreConfig { cold_budget_ms: 0, ..config(folder.path()) };

@@ -120,7 +120,7 @@ fn last_n<'a>(
                     continue;
                 }
             }
-            if time > delta.cleared_ms {
+            if !delta.hides(time, snapshot.as_of_ms) {
                 rows.push((time, key, row));
             }
         }

@@ -17,6 +17,8 @@ use crate::schema::Projection;
 use crate::view::ViewKind;
 
 const CACHE_LINE: usize = 64;
+/// Most bytes of values that are brought near. More would push one another out of the processor's cache before they are decoded.
+const MAX_NEAR_BYTES: usize = 1 << 20;
 
 /// One distinct entity of a view.
 struct Entity {
@@ -123,11 +125,12 @@ fn decode_through(
             }
             let entity = match newest {
                 Some(event_time_ms) if !hidden => (Status::Present, *tier, event_time_ms),
+                // Also of somebody erased, who may have come back: what lies cold can be newer than the erasure.
+                None if !in_time => (Status::NotInTime, *tier, 0),
                 // Of somebody erased nothing is told, not even when there was something.
                 time if erased_ms.is_some_and(|erased_ms| time.is_none_or(|time| time <= erased_ms)) => {
                     (Status::Erased, Tier::None, 0)
                 }
-                None if !in_time => (Status::NotInTime, *tier, 0),
                 Some(event_time_ms) => (Status::Expired, *tier, event_time_ms),
                 None => (Status::NotFound, *tier, 0),
             };
@@ -144,8 +147,12 @@ fn decode_through(
 /// Reads a byte of each cache line of the values. Decoding one value after the other would wait for memory at the start of each; these
 /// reads do not depend on each other, so the processor waits for many at a time.
 fn bring_near(found: &[FoundRow<'_>]) {
+    let values = || found.iter().filter_map(|row| row.value.as_deref());
+    if values().map(<[u8]>::len).sum::<usize>() > MAX_NEAR_BYTES {
+        return;
+    }
     let mut sum = 0u8;
-    for value in found.iter().filter_map(|row| row.value.as_deref()) {
+    for value in values() {
         sum = value.iter().step_by(CACHE_LINE).fold(sum, |sum, byte| sum ^ byte);
     }
     std::hint::black_box(sum);

@@ -6,16 +6,18 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use crate::hot::{Filling, Shards};
+use crate::hot::{Filling, HotRow, Shards};
 use crate::metrics;
 
 /// Most fetches whose rows wait to enter the hot tier.
 const MAX_QUEUED_FETCHES: usize = 256;
 /// Most bytes of keys and rows that wait to enter the hot tier.
 const MAX_QUEUED_BYTES: usize = 32 << 20;
+/// A message is full with so many bytes: the rows of one fetch may be more than the queue ever takes at a time.
+const MESSAGE_BYTES: usize = 4 << 20;
 
 enum Message {
     Fill(Filling, usize),
@@ -39,18 +41,30 @@ impl Filler {
         Ok(Filler { sender: Some(sender), queued_bytes, thread: Some(thread) })
     }
 
-    /// Hands rows over. Never waits: rows that do not fit into the queue are left out.
+    /// Hands rows over, in parts, until one does not fit into the queue. Never waits: that one and those after it are left out.
     pub(crate) fn fill(&self, filling: Filling) {
-        let bytes = filling.rows.iter().map(|row| row.size()).sum();
-        let rows = filling.rows.len();
+        let Filling { read_at, mut rows } = filling;
+        while !rows.is_empty() {
+            let (count, bytes) = part(&rows);
+            let rest = rows.split_off(count);
+            if !self.hand_over(Filling { read_at, rows }, bytes) {
+                metrics::record_skipped_fill(count + rest.len());
+                return;
+            }
+            rows = rest;
+        }
+    }
+
+    /// False when the rows were left out.
+    fn hand_over(&self, filling: Filling, bytes: usize) -> bool {
         if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= MAX_QUEUED_BYTES
             && let Some(sender) = &self.sender
-            && !matches!(sender.try_send(Message::Fill(filling, bytes)), Err(TrySendError::Full(_)))
+            && sender.try_send(Message::Fill(filling, bytes)).is_ok()
         {
-            return;
+            return true;
         }
         self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        metrics::record_skipped_fill(rows);
+        false
     }
 
     /// Waits until everything handed over before is in the hot tier.
@@ -76,6 +90,18 @@ impl Drop for Filler {
     }
 }
 
+/// How many of the rows make a message, at least one, and their bytes.
+fn part(rows: &[Arc<HotRow>]) -> (usize, usize) {
+    let mut bytes = 0;
+    for (index, row) in rows.iter().enumerate() {
+        if index > 0 && bytes + row.size() > MESSAGE_BYTES {
+            return (index, bytes);
+        }
+        bytes += row.size();
+    }
+    (rows.len(), bytes)
+}
+
 fn fill(hot: &Shards, receiver: &Receiver<Message>, queued_bytes: &AtomicUsize) {
     for message in receiver {
         match message {
@@ -94,7 +120,7 @@ fn fill(hot: &Shards, receiver: &Receiver<Message>, queued_bytes: &AtomicUsize) 
 mod tests {
     use super::*;
     use crate::config::StoreConfig;
-    use crate::hot::{HotRow, test_hash};
+    use crate::hot::test_hash;
 
     fn start() -> (Arc<Shards>, Filler) {
         let hot = Arc::new(Shards::new(&StoreConfig::default(), 1));
@@ -118,6 +144,28 @@ mod tests {
         filler.settle();
         assert_eq!((holds(&hot, b"a"), holds(&hot, b"b")), (Some(false), Some(true)));
         assert_eq!(filler.queued_bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn rows_of_more_bytes_than_the_queue_takes_go_in_parts() {
+        let (hot, filler) = start();
+        let keys: Vec<_> = (0..40u8).map(|key| [key]).collect();
+        let large = vec![0; 1 << 20];
+        let rows: Vec<_> = keys.iter().map(|key| (key.as_slice(), Some(large.as_slice()))).collect();
+        filler.fill(filling(&hot, &rows));
+        filler.settle();
+        assert!(keys[..28].iter().all(|key| holds(&hot, key).is_some()), "what the queue takes at the least");
+        assert_eq!(filler.queued_bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_is_handed_over_to_a_thread_that_has_ended_is_left_out() {
+        let (hot, _) = start();
+        let (sender, _) = sync_channel(1);
+        let filler = Filler { sender: Some(sender), queued_bytes: Arc::default(), thread: None };
+        filler.fill(filling(&hot, &[(b"a", None)]));
+        filler.settle();
+        assert_eq!(filler.queued_bytes.load(Ordering::Relaxed), 0, "or settling would wait for it");
     }
 
     #[test]

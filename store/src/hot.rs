@@ -3,7 +3,7 @@
 //!
 //! Rows are read from a table of our own; moka decides which of them may stay. Asking moka at every hit would cost more than all the rest of
 //! a hot fetch, because it records each hit in a channel that all readers share and works the channel off on their time. So it hears of a
-//! row's use only when so many rows have come in since it last did that the row might be pushed out: where nothing comes in, the order of
+//! row's use only when so much has come in since it last did that the row might be pushed out: where nothing comes in, the order of
 //! use means nothing.
 //!
 //! No entry is ever stale. Its key includes the generation, and a generation's rows never change. What can change is what was written live,
@@ -35,7 +35,7 @@ const STRIPES_PER_SHARD: usize = 4096;
 pub(crate) struct HotRow {
     /// [`key_hash`](crate::key::key_hash) of the key's view, tenant and entity.
     key_hash: u64,
-    /// The shard's number of inserts when moka last heard of the row.
+    /// What had come into the shard, in KiB, when moka last heard of the row.
     used_at: AtomicU32,
     key_bytes: u32,
     absent: bool,
@@ -223,10 +223,12 @@ struct Shard {
     policy: Cache<u64, Arc<HotRow>, BuildHasherDefault<SlotHasher>>,
     /// Bytes of the rows in the table.
     bytes: Arc<AtomicU64>,
-    /// Rows that have come in, and how many more may before moka must hear of a use: a sixteenth of what is held.
-    inserts: AtomicU32,
+    /// The capacity is a number of rows, so each of them counts as much as any other.
+    counts_entries: bool,
+    /// What has come in, counted as the capacity is, and how many KiB more may before moka must hear of a use: a sixteenth of what is held.
+    came_in: AtomicU64,
     patience: AtomicU32,
-    /// The clock at the last write of each stripe. Held while the table changes for an insert or a note.
+    /// The clock at the last write of each stripe. Held while the table changes, except for what the policy drops.
     last_writes: Mutex<Box<[u64]>>,
 }
 
@@ -252,7 +254,8 @@ impl Shard {
             table,
             policy,
             bytes,
-            inserts: AtomicU32::new(0),
+            counts_entries,
+            came_in: AtomicU64::new(0),
             patience: AtomicU32::new(0),
             last_writes: Mutex::new(vec![0; STRIPES_PER_SHARD].into()),
         }
@@ -261,7 +264,9 @@ impl Shard {
     /// Puts a row in, in place of an older one of the same key. The policy is told after the table, so that what it drops is always found.
     fn insert(&self, row: Arc<HotRow>) {
         let slot = row.slot();
-        row.used_at.store(self.inserts.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        let share = if self.counts_entries { 1024 } else { u64::from(row.weight()) };
+        self.came_in.fetch_add(share, Ordering::Relaxed);
+        row.used_at.store(self.came_in_kib(), Ordering::Relaxed);
         self.bytes.fetch_add(u64::from(row.weight()), Ordering::Relaxed);
         let mut table = write(&self.table);
         match table.find_mut(slot, |held| held.key() == row.key()) {
@@ -273,12 +278,21 @@ impl Shard {
                 table.insert_unique(slot, Arc::clone(&row), |held| held.slot());
             }
         }
-        self.patience.store((table.len() / 16) as u32, Ordering::Relaxed);
+        let held_kib = if self.counts_entries { table.len() as u64 } else { self.bytes.load(Ordering::Relaxed) >> 10 };
+        self.patience.store((held_kib / 16) as u32, Ordering::Relaxed);
         drop(table);
         self.policy.insert(slot, row);
     }
 
+    /// What has come in so far. Begins anew when it is 4 TiB; only differences count.
+    #[inline]
+    fn came_in_kib(&self) -> u32 {
+        (self.came_in.load(Ordering::Relaxed) >> 10) as u32
+    }
+
     fn forget(&self, key: &[u8], slot: u64) {
+        // Or the row could leave the table between the two steps of an insert, and stay with the policy alone.
+        let _no_insert = self.lock();
         let mut table = write(&self.table);
         let forgotten = table.find_entry(slot, |held| held.key() == key).ok().map(|entry| entry.remove().0);
         drop(table);
@@ -352,10 +366,10 @@ impl Shards {
         let shard = self.shard(key_hash)?;
         let slot = slot(key, key_hash);
         let row = Arc::clone(shard.read().find(slot, |held| held.key() == key)?);
-        let inserts = shard.inserts.load(Ordering::Relaxed);
-        let since = inserts.wrapping_sub(row.used_at.load(Ordering::Relaxed));
+        let came_in = shard.came_in_kib();
+        let since = came_in.wrapping_sub(row.used_at.load(Ordering::Relaxed));
         if since > shard.patience.load(Ordering::Relaxed) {
-            row.used_at.store(inserts, Ordering::Relaxed);
+            row.used_at.store(came_in, Ordering::Relaxed);
             shard.policy.get(&slot);
         }
         Some(row)
@@ -501,6 +515,23 @@ mod tests {
         assert!(hot.entries() > 2000, "{} entries", hot.entries());
         assert!(get(&hot, &19_999u32.to_be_bytes()).is_some());
         assert!(get(&hot, &0u32.to_be_bytes()).is_none());
+    }
+
+    #[test]
+    fn few_large_rows_do_not_push_out_the_last_used_among_many_small_ones() {
+        let config = StoreConfig { hot_capacity_mib: 1, hot_shards: 1, ..StoreConfig::default() };
+        let hot = Shards::new(&config, 1);
+        insert(&hot, b"first", None);
+        for index in 0..2000u32 {
+            insert(&hot, &index.to_be_bytes(), None);
+        }
+        hot.settle();
+        for index in 2000..2050u32 {
+            assert!(get(&hot, b"first").is_some(), "{index}");
+            insert(&hot, &index.to_be_bytes(), Some(&[0; 50_000]));
+            hot.settle();
+        }
+        assert!(get(&hot, &0u32.to_be_bytes()).is_none(), "what nobody asked for has gone");
     }
 
     #[test]

@@ -54,8 +54,16 @@ pub struct Write<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteKind {
     /// A row takes the place of an older one of the same entity; in a `last_n` view of the same element.
+    ///
+    /// Of one entity's history the newest 4096 changes since its last snapshot are kept, rows and deletions of different elements together. When
+    /// there are more, whatever is as old as the first that is too many is forgotten, and so are such changes that arrive later; rows of that
+    /// age in an older snapshot are not shown any more, because a forgotten deletion may have been theirs. The next snapshot that is newer than
+    /// all of this shows them again.
     Upsert,
-    /// What is older than or as old as the deletion goes. In a `last_n` view a deletion without an element deletes them all.
+    /// What is older than or as old as the deletion goes. In a `last_n` view a deletion without an element deletes them all: everything up to
+    /// and including its time, also a row of that time or before that is written after it.
+    ///
+    /// Deletions count towards the changes that are kept: see [`Upsert`](WriteKind::Upsert).
     Delete,
 }
 
@@ -110,7 +118,7 @@ impl Live {
         let filters = Filters { current: Arc::new(filter), next: None };
         let live = Live {
             filters: ArcSwap::from_pointee(filters),
-            sequence: AtomicU64::new(sequence + 1),
+            sequence: AtomicU64::new(sequence.saturating_add(1)),
             writers: RwLock::new(()),
         };
         Ok((live, schemas))
@@ -274,8 +282,7 @@ impl Gathering<'_> {
     fn upsert(&mut self, view: &View, write: &Write<'_>, keys: &Keys<'_>) -> Result<(), Error> {
         let columns = RowColumns::new(write.rows, &view.schema);
         let element_key = view.config.element_key.as_deref().and_then(|name| view.schema.index_of(name));
-        let n = view.config.n.unwrap_or(1);
-        let max_bytes = (MAX_ROW_BYTES / n as usize).max(MIN_ELEMENT_BYTES);
+        let max_bytes = max_row_bytes(view);
         let (mut element, mut row) = (Vec::new(), Vec::new());
         for index in 0..write.rows.num_rows() {
             let wrong = |reason: &str| Error::FixInput(format!("view {}, row {index}: {reason}", view.config.name));
@@ -302,12 +309,19 @@ impl Gathering<'_> {
             ViewKind::Latest => None,
             ViewKind::LastN => Some(RowColumns::elements_of(write.rows, &view.config, &view.schema)),
         };
+        let max_bytes = max_row_bytes(view);
         let mut element = Vec::new();
         for index in 0..write.rows.num_rows() {
             let wrong = |reason: &str| Error::FixInput(format!("view {}, row {index}: {reason}", view.config.name));
             let (entity, event_time_ms) = keys.row(index).map_err(|reason| wrong(&reason))?;
             element.clear();
             let named = elements.as_ref().map(|columns| columns.element_key(0, index, &mut element));
+            if element.len() > max_bytes {
+                let bytes = element.len();
+                return Err(wrong(&format!(
+                    "an element key of {bytes} bytes, a live row of this view has at most {max_bytes}"
+                )));
+            }
             let stored = match named {
                 Some(None) => self.clear(view, write.tenant, entity, event_time_ms)?,
                 _ => {
@@ -327,7 +341,8 @@ impl Gathering<'_> {
         let sequence = self.inner.live.sequence.fetch_add(1, Ordering::Relaxed);
         let mut delta = Delta::new(view.config.n);
         delta.changes.push(Change { sequence, ..change });
-        self.merge(view, tenant, entity, &delta)
+        self.merge(view, tenant, entity, &delta)?;
+        Ok(true)
     }
 
     fn clear(&mut self, view: &View, tenant: TenantId, entity: &str, event_time_ms: i64) -> Result<bool, Error> {
@@ -336,7 +351,8 @@ impl Gathering<'_> {
         }
         let mut delta = Delta::new(view.config.n);
         delta.cleared_ms = event_time_ms;
-        self.merge(view, tenant, entity, &delta)
+        self.merge(view, tenant, entity, &delta)?;
+        Ok(true)
     }
 
     fn is_erased(&mut self, tenant: TenantId, entity: &str, event_time_ms: i64) -> bool {
@@ -346,7 +362,7 @@ impl Gathering<'_> {
         erased
     }
 
-    fn merge(&mut self, view: &View, tenant: TenantId, entity: &str, delta: &Delta<'_>) -> Result<bool, Error> {
+    fn merge(&mut self, view: &View, tenant: TenantId, entity: &str, delta: &Delta<'_>) -> Result<(), Error> {
         let touched = Touched::new(view.config.id, tenant, entity);
         self.operand.clear();
         delta.encode(&mut self.operand);
@@ -356,8 +372,13 @@ impl Gathering<'_> {
             let message = format!("more than {MAX_WRITE_BYTES} bytes of rows in one write: write in parts");
             return Err(Error::FixRequest(message));
         }
-        Ok(true)
+        Ok(())
     }
+}
+
+/// Most bytes of a live row of a view, so that all those it shows make no larger value than a snapshot's row may be.
+fn max_row_bytes(view: &View) -> usize {
+    (MAX_ROW_BYTES / view.config.n.unwrap_or(1) as usize).max(MIN_ELEMENT_BYTES)
 }
 
 /// Entities and event times of a batch.

@@ -3,6 +3,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::Error;
@@ -18,8 +19,46 @@ use crate::readers::Readers;
 use crate::row::Damaged;
 use crate::warm::{Pinned, Read, Snapshot};
 
-/// Most row bytes that one fetch may return, repeats included: what a caller's columns could take at worst.
+/// Most row bytes that one fetch may read, and most that it may return, repeats included: what a caller's columns could take at worst.
 pub const MAX_FETCH_BYTES: usize = 1 << 30;
+
+/// Keys of the live family that are read before it is looked whether the fetch has become too large.
+const LIVE_PART: usize = 1024;
+
+/// How many more row bytes a fetch may take in. Counted while they are read: rows of many gigabytes must not be in RAM before it shows that they
+/// are too many.
+pub(crate) struct Room {
+    entities: usize,
+    bytes: AtomicUsize,
+}
+
+impl Room {
+    /// The room of a fetch of so many entities.
+    pub(crate) fn new(entities: usize) -> Room {
+        Room { entities, bytes: AtomicUsize::new(0) }
+    }
+
+    /// Counts bytes.
+    ///
+    /// # Errors
+    /// [`Error::FixRequest`] when they are more than [`MAX_FETCH_BYTES`], together with those before.
+    pub(crate) fn take(&self, bytes: usize) -> Result<(), Error> {
+        let bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        if bytes > MAX_FETCH_BYTES {
+            let entities = self.entities;
+            return Err(Error::FixRequest(format!(
+                "{entities} entities have {bytes} bytes of rows or more, one fetch takes at most {MAX_FETCH_BYTES}: ask in parts"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Counts the bytes of what was read, and hands it on.
+    pub(crate) fn take_in<'db>(&self, rows: Vec<Read<'db>>) -> Result<Vec<Read<'db>>, Error> {
+        self.take(rows.iter().flatten().map(|row| row.len()).sum())?;
+        Ok(rows)
+    }
+}
 
 /// A value where it was found, to be read in place.
 pub(crate) enum Value<'db> {
@@ -81,10 +120,12 @@ pub(crate) fn look_up<'a>(
     let mut found: Vec<_> =
         (0..batch.len()).map(|_| FoundRow { value: None, tier: Tier::None, in_time: true }).collect();
     let mut misses = Vec::new();
+    let room = Room::new(batch.positions.len());
     for position in batch.possible_positions() {
         match reading.hot.get(batch.key(position), batch.hash(position)) {
             Some(row) if row.row().is_some() => {
                 stats.hot_hits += 1;
+                room.take(row.bytes_of_row().len())?;
                 found[position] = FoundRow { value: Some(Value::Hot(row)), tier: Tier::Hot, in_time: true };
             }
             Some(_) => stats.hot_negatives += 1,
@@ -93,7 +134,7 @@ pub(crate) fn look_up<'a>(
     }
     if !misses.is_empty() {
         batch.sort(plan, &mut misses);
-        read_misses(plan, batch, reading, &misses, &mut found, stats)?;
+        read_misses(plan, batch, reading, &room, &misses, &mut found, stats)?;
     }
     stats.unique_keys = batch.len() as u64;
     stats.not_found = stats.unique_keys - stats.hot_hits - stats.warm_hits - stats.cold_hits - stats.not_in_time;
@@ -104,17 +145,18 @@ fn read_misses<'a>(
     plan: &Plan,
     batch: &Batch<'_, '_>,
     reading: &Reading<'a>,
+    room: &Room,
     misses: &[usize],
     found: &mut [FoundRow<'a>],
     stats: &mut FetchStats,
 ) -> Result<(), Error> {
     let published: Vec<_> = misses.iter().copied().filter(|&position| batch.generation(position).is_some()).collect();
     let keys: Vec<_> = published.iter().map(|&position| batch.key(position)).collect();
-    let mut base = published.iter().copied().zip(reading.readers.read(reading.snapshot, &keys)?).peekable();
+    let mut base = published.iter().copied().zip(reading.readers.read(reading.snapshot, &keys, room)?).peekable();
 
     let written: Vec<_> =
         misses.iter().copied().filter(|&position| reading.filter.may_contain(batch.hash(position))).collect();
-    let mut live = written.iter().copied().zip(read_live(batch, reading, &written)?).peekable();
+    let mut live = written.iter().copied().zip(read_live(batch, reading, room, &written)?).peekable();
 
     let fills = reading.hot.is_on();
     let mut rows_to_hot = Vec::with_capacity(if fills { misses.len() } else { 0 });
@@ -183,12 +225,19 @@ fn read_misses<'a>(
     Ok(())
 }
 
-fn read_live<'a>(batch: &Batch<'_, '_>, reading: &Reading<'a>, positions: &[usize]) -> Result<Vec<Read<'a>>, Error> {
-    if positions.is_empty() {
-        return Ok(Vec::new());
+fn read_live<'a>(
+    batch: &Batch<'_, '_>,
+    reading: &Reading<'a>,
+    room: &Room,
+    positions: &[usize],
+) -> Result<Vec<Read<'a>>, Error> {
+    let mut rows = Vec::with_capacity(positions.len());
+    for part in positions.chunks(LIVE_PART) {
+        let keys: Vec<_> = part.iter().map(|&position| batch.live_key(position)).collect();
+        let keys: Vec<_> = keys.iter().map(Vec::as_slice).collect();
+        rows.extend(room.take_in(reading.snapshot.read_live(&keys)?)?);
     }
-    let keys: Vec<_> = positions.iter().map(|&position| batch.live_key(position)).collect();
-    reading.snapshot.read_live(&keys.iter().map(Vec::as_slice).collect::<Vec<_>>())
+    Ok(rows)
 }
 
 /// What is stored about one entity.
@@ -235,11 +284,19 @@ pub(crate) fn check_bytes(batch: &Batch<'_, '_>, found: &[FoundRow<'_>]) -> Resu
     let bytes_of = |found: &FoundRow<'_>| found.value.as_ref().map_or(0, |row| row.len());
     let bytes: usize =
         views.flat_map(|view| batch.positions.iter().map(|&position| bytes_of(&view[position as usize]))).sum();
-    if bytes > MAX_FETCH_BYTES {
-        let entities = batch.positions.len();
-        return Err(Error::FixRequest(format!(
-            "{entities} entities have {bytes} bytes of rows, one fetch returns at most {MAX_FETCH_BYTES}: ask in parts"
-        )));
+    Room::new(batch.positions.len()).take(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fetch_stops_where_its_rows_become_too_many() {
+        let room = Room::new(7);
+        assert!(room.take(MAX_FETCH_BYTES - 1).is_ok() && room.take(1).is_ok());
+        let message = room.take(1).unwrap_err().to_string();
+        let bytes = MAX_FETCH_BYTES + 1;
+        assert!(message.starts_with(&format!("7 entities have {bytes} bytes of rows")), "{message}");
     }
-    Ok(())
 }

@@ -2,10 +2,12 @@
 //! after it, and neither shows an older row in its place: then no fetch, now or after a rollback, would answer differently. What a later, older
 //! snapshot would need is gone, so the record says up to when was pruned, and such a snapshot is refused.
 //!
-//! Values are replaced with all writers kept out, a few hundred at a time. A change that arrives late finds nothing to meet, and is hidden or
+//! Values are looked for beside the writers, and replaced with all writers kept out, a few hundred at a time. A change that arrives late finds nothing to meet, and is hidden or
 //! shown by the same rule as if what was pruned were still there.
 
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use rocksdb::WriteBatch;
 
@@ -21,78 +23,132 @@ use crate::meta::MetaRecord;
 use crate::plan::View;
 use crate::row::{Damaged, event_time_ms};
 use crate::store::Inner;
-use crate::view::ViewKind;
+use crate::view::{TenantId, ViewKind};
 use crate::warm::Snapshot;
 
-/// Entities looked at while writers wait.
+/// Entities looked at together; those of them that have something to prune are replaced while writers wait.
 const CHUNK: usize = 256;
+/// How long writers have their way after they were kept out. The lock is not fair: taken again at once, it would be got before they wake.
+const BETWEEN_CHUNKS: Duration = Duration::from_millis(1);
 
 /// Prunes the live rows of one view and tenant against its two generations. Returns how many changes went. The caller holds the publish lock.
 pub(crate) fn prune(inner: &Inner, view: &View, generations: &[Arc<Generation>]) -> Result<u64, Error> {
     let [live, ..] = generations else { return Ok(0) };
     let covered_ms = generations.iter().map(|generation| generation.manifest.as_of_ms).min().unwrap_or(i64::MIN);
     let (id, tenant) = (view.config.id, live.manifest.tenant);
-    let Some(mut record) = MetaRecord::read(&inner.warm, id, tenant)? else { return Ok(0) };
+    let Some(record) = MetaRecord::read(&inner.warm, id, tenant)? else { return Ok(0) };
+    let mut pruning = Pruning { inner, view, tenant, generations, covered_ms, record, pruned: 0, seen: 0, emptied: 0 };
     let end = key::live_end(id, tenant);
     let mut from = key::live_prefix(id, tenant).to_vec();
-    let (mut pruned, mut seen, mut emptied) = (0, 0, 0);
     loop {
-        let _alone = inner.live.write_alone();
-        let snapshot = inner.warm.snapshot();
-        let damaged = |damaged: Damaged| damaged_row(&snapshot, view, damaged);
         let chunk: Vec<_> = inner.warm.scan_live(&from, &end)?.take(CHUNK).collect::<Result<_, _>>()?;
         let Some((last, _)) = chunk.last() else { break };
         from = [last, &[0][..]].concat();
+        let mut keys = Vec::new();
+        for (live_key, value) in &chunk {
+            if pruning.may_reduce(live_key, value).map_err(|damaged| pruning.damaged(damaged))? {
+                keys.push(&**live_key);
+            }
+        }
+        if !keys.is_empty() {
+            pruning.replace(&keys)?;
+            thread::sleep(BETWEEN_CHUNKS);
+        }
+    }
+    if pruning.emptied > pruning.seen / 2 {
+        inner.live.rebuild_filter(&inner.warm)?;
+    }
+    Ok(pruning.pruned)
+}
+
+/// A pruning under way.
+struct Pruning<'a> {
+    inner: &'a Inner,
+    view: &'a View,
+    tenant: TenantId,
+    generations: &'a [Arc<Generation>],
+    /// What the older of the generations is the state of.
+    covered_ms: i64,
+    record: MetaRecord,
+    /// Changes that went.
+    pruned: u64,
+    /// Entities that were looked at closely, and how many of them have no live rows any more.
+    seen: u64,
+    emptied: u64,
+}
+
+impl Pruning<'_> {
+    /// Whether a value holds anything that the generations may cover.
+    fn may_reduce(&self, live_key: &[u8], value: &[u8]) -> Result<bool, Damaged> {
+        let delta = Delta::decode(value)?;
+        let is_newer = delta.changes.iter().all(|change| change.event_time_ms > self.covered_ms);
+        if is_newer && !delta.is_cleared_by(self.covered_ms) {
+            return Ok(false);
+        }
+        // What its cold row says is not worth a slow read; it goes when the entity is placed warm.
+        let entity = entity_of(live_key);
+        Ok(!self.generations.iter().any(|generation| generation.cold_part(&entity).is_some()))
+    }
+
+    /// Reads the values again, with all writers kept out, and puts what is left of them in their place.
+    fn replace(&mut self, keys: &[&[u8]]) -> Result<(), Error> {
+        let warm = &self.inner.warm;
+        let _alone = self.inner.live.write_alone();
+        let snapshot = warm.snapshot();
+        let values = snapshot.read_live(keys)?;
         let mut batch = WriteBatch::default();
         let mut gone = 0;
-        for (live_key, value) in &chunk {
-            let mut delta = Delta::decode(value).map_err(damaged)?;
-            if delta.changes.iter().all(|change| change.event_time_ms > covered_ms) && !delta.is_cleared_by(covered_ms)
-            {
-                continue;
-            }
-            let entity = read_key(live_key).map(|(_, _, entity)| entity).unwrap_or_default();
-            if generations.iter().any(|generation| generation.cold_part(&entity).is_some()) {
-                // What its cold row says is not worth a slow read; it goes when the entity is placed warm.
-                continue;
-            }
-            let erased_ms = inner.erasures.erased_ms(tenant, &entity);
-            let mut shown = Vec::with_capacity(generations.len());
-            for generation in generations {
-                shown.push(Shown::read(&snapshot, view, generation, erased_ms, live_key)?);
-            }
+        for (live_key, value) in keys.iter().zip(&values) {
+            let Some(value) = value.as_deref() else { continue };
+            let mut delta = Delta::decode(value).map_err(|damaged| self.damaged(damaged))?;
             let before = delta.changes.len();
-            let covered =
-                |time: i64, element: &[u8]| time <= covered_ms && shown.iter().all(|shown| shown.covers(time, element));
-            delta.changes.retain(|change| !covered(change.event_time_ms, change.element));
-            if delta.is_cleared_by(covered_ms) && shown.iter().all(|shown| shown.is_after(delta.cleared_ms)) {
-                delta.forget_clearing();
-            }
+            self.reduce(&snapshot, live_key, &mut delta)?;
             gone += (before - delta.changes.len()) as u64;
             let mut reduced = Vec::new();
             if !delta.is_empty() {
                 delta.encode(&mut reduced);
             }
-            seen += 1;
-            emptied += u64::from(reduced.is_empty());
-            if reduced != **value {
-                inner.warm.replace_live(&mut batch, live_key, &reduced)?;
+            self.seen += 1;
+            self.emptied += u64::from(reduced.is_empty());
+            if reduced != *value {
+                warm.replace_live(&mut batch, live_key, &reduced)?;
             }
         }
         if batch.is_empty() {
-            continue;
+            return Ok(());
         }
-        if record.pruned_to_ms.is_none_or(|pruned_to_ms| pruned_to_ms < covered_ms) {
-            record.pruned_to_ms = Some(covered_ms);
-            record.write(&inner.warm)?;
+        if self.record.pruned_to_ms.is_none_or(|pruned_to_ms| pruned_to_ms < self.covered_ms) {
+            self.record.pruned_to_ms = Some(self.covered_ms);
+            self.record.write(warm)?;
         }
-        inner.warm.write_synced(batch)?;
-        pruned += gone;
+        warm.write_synced(batch)?;
+        self.pruned += gone;
+        Ok(())
     }
-    if emptied > seen / 2 {
-        inner.live.rebuild_filter(&inner.warm)?;
+
+    /// Takes out what all generations cover.
+    fn reduce(&self, snapshot: &Snapshot<'_>, live_key: &[u8], delta: &mut Delta<'_>) -> Result<(), Error> {
+        let erased_ms = self.inner.erasures.erased_ms(self.tenant, &entity_of(live_key));
+        let mut shown = Vec::with_capacity(self.generations.len());
+        for generation in self.generations {
+            shown.push(Shown::read(snapshot, self.view, generation, erased_ms, live_key)?);
+        }
+        let covered =
+            |time, element: &[u8]| time <= self.covered_ms && shown.iter().all(|shown| shown.covers(time, element));
+        delta.changes.retain(|change| !covered(change.event_time_ms, change.element));
+        if delta.is_cleared_by(self.covered_ms) && shown.iter().all(|shown| shown.is_after(delta.cleared_ms)) {
+            delta.forget_clearing();
+        }
+        Ok(())
     }
-    Ok(pruned)
+
+    fn damaged(&self, damaged: Damaged) -> Error {
+        Error::damaged(self.inner.warm.path(), format!("a row of view {}: {}", self.view.config.name, damaged.0))
+    }
+}
+
+fn entity_of(live_key: &[u8]) -> String {
+    read_key(live_key).map(|(_, _, entity)| entity).unwrap_or_default()
 }
 
 /// What a generation shows of an entity: its elements and their event times.

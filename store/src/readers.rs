@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::Error;
+use crate::lookup::Room;
 use crate::warm::{Read, Snapshot};
 
 /// Keys of the first part, which tells whether the others are in RAM; RocksDB looks up so many together. Each part is twice the one before.
@@ -18,6 +19,8 @@ const FIRST_PART: usize = 32;
 const SLOW_PER_KEY: Duration = Duration::from_micros(6);
 /// Fewest keys of one thread's share.
 const MIN_SHARE: usize = 8;
+/// Keys that a thread of the pool reads before it looks whether the fetch has become too large.
+const SHARE_PART: usize = 256;
 
 /// The reader threads.
 pub(crate) struct Readers {
@@ -35,8 +38,13 @@ impl Readers {
         Ok(Readers { pool: Some(pool) })
     }
 
-    /// One result per key; the keys are sorted.
-    pub(crate) fn read<'db>(&self, snapshot: &Snapshot<'db>, keys: &[&[u8]]) -> Result<Vec<Read<'db>>, Error> {
+    /// One result per key; the keys are sorted. Stops with an error when the rows are more than there is room for.
+    pub(crate) fn read<'db>(
+        &self,
+        snapshot: &Snapshot<'db>,
+        keys: &[&[u8]],
+        room: &Room,
+    ) -> Result<Vec<Read<'db>>, Error> {
         let mut rows = Vec::with_capacity(keys.len());
         let mut size = FIRST_PART;
         while rows.len() < keys.len() {
@@ -44,10 +52,10 @@ impl Readers {
             let part = &rest[..rest.len().min(size)];
             size *= 2;
             let started = Instant::now();
-            rows.extend(snapshot.read(part)?);
+            rows.extend(room.take_in(snapshot.read(part)?)?);
             let slow = started.elapsed() > SLOW_PER_KEY * part.len() as u32;
             if let Some(pool) = self.pool.as_ref().filter(|_| slow) {
-                rows.extend(share(pool, snapshot, &keys[rows.len()..])?);
+                rows.extend(share(pool, snapshot, &keys[rows.len()..], room)?);
             }
         }
         Ok(rows)
@@ -55,11 +63,23 @@ impl Readers {
 }
 
 /// Reads the keys on all threads of the pool.
-fn share<'db>(pool: &ThreadPool, snapshot: &Snapshot<'db>, keys: &[&[u8]]) -> Result<Vec<Read<'db>>, Error> {
+fn share<'db>(
+    pool: &ThreadPool,
+    snapshot: &Snapshot<'db>,
+    keys: &[&[u8]],
+    room: &Room,
+) -> Result<Vec<Read<'db>>, Error> {
     if keys.is_empty() {
         return Ok(Vec::new());
     }
     let share = keys.len().div_ceil(pool.current_num_threads()).max(MIN_SHARE);
-    let shares: Result<Vec<_>, _> = pool.install(|| keys.par_chunks(share).map(|keys| snapshot.read(keys)).collect());
+    let read = |keys: &[&[u8]]| -> Result<Vec<_>, Error> {
+        let mut rows = Vec::with_capacity(keys.len());
+        for part in keys.chunks(SHARE_PART) {
+            rows.extend(room.take_in(snapshot.read(part)?)?);
+        }
+        Ok(rows)
+    };
+    let shares: Result<Vec<_>, _> = pool.install(|| keys.par_chunks(share).map(read).collect());
     Ok(shares?.into_iter().flatten().collect())
 }

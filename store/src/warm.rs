@@ -299,8 +299,12 @@ impl Warm {
 
     /// One of RocksDB's figures; where it is one of a family, the sum over all families.
     pub(crate) fn property(&self, name: &str) -> u64 {
-        let of_all = ["rocksdb.block-cache", "rocksdb.background-errors", "rocksdb.num-running", "rocksdb.is-write"];
+        let of_all = ["rocksdb.block-cache", "rocksdb.num-running", "rocksdb.is-write"];
         let read = |value: Result<Option<u64>, rocksdb::Error>| value.ok().flatten().unwrap_or(0);
+        if name == "rocksdb.background-errors" {
+            // Counted with the default family, whichever the failed job was of.
+            return read(self.db.property_int_value(name));
+        }
         if of_all.iter().any(|prefix| name.starts_with(prefix)) {
             // The families share one cache, and the rest is the database's.
             return self.db.cf_handle(BASE).map_or(0, |base| read(self.db.property_int_value_cf(base, name)));
@@ -426,7 +430,7 @@ impl Warm {
     }
 
     fn readable<T>(&self, value: Result<T, rocksdb::Error>) -> Result<T, Error> {
-        value.map_err(|error| Error::damaged(&self.path, error.into_string()))
+        value.map_err(|error| unread(error, &self.path))
     }
 
     pub(crate) fn family(&self, name: &str) -> Result<&ColumnFamily, Error> {
@@ -517,6 +521,15 @@ pub(crate) fn disk(action: &'static str, path: &Path) -> impl FnOnce(rocksdb::Er
     move |error| Error::disk(action, &path)(io::Error::other(error))
 }
 
+/// What a failed read means. Only of bytes that are not what was written is restoring them the cure; a disk that failed to answer may answer
+/// the next time.
+fn unread(error: rocksdb::Error, path: &Path) -> Error {
+    match error.kind() {
+        rocksdb::ErrorKind::Corruption => Error::damaged(path, error.into_string()),
+        _ => disk("read", path)(error),
+    }
+}
+
 fn is_lock(error: &rocksdb::Error) -> bool {
     says(error, "While lock file") || says(error, "lock hold by current process")
 }
@@ -532,4 +545,27 @@ fn missing_file(error: &rocksdb::Error) -> Option<u64> {
 fn says(error: &rocksdb::Error, what: &str) -> bool {
     let message: &str = error.as_ref();
     error.kind() == rocksdb::ErrorKind::IOError && message.contains(what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_does_not_answer_is_no_reason_to_restore_the_store() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = DB::list_cf(&Options::default(), folder.path()).unwrap_err();
+        assert_eq!(error.kind(), rocksdb::ErrorKind::IOError, "{error}");
+        assert!(matches!(unread(error, folder.path()), Error::CheckDisk { .. }));
+    }
+
+    #[test]
+    fn failed_jobs_are_counted_where_rocksdb_counts_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = StoreConfig { path: folder.path().to_path_buf(), ..StoreConfig::default() };
+        let warm = Warm::open(&config).unwrap();
+        for name in ["rocksdb.background-errors", "rocksdb.is-write-stopped"] {
+            assert_eq!(warm.property(name), warm.db.property_int_value(name).unwrap().unwrap());
+        }
+    }
 }
