@@ -27,6 +27,9 @@ use crate::key::GenerationId;
 /// Bookkeeping of one entry beside key and row, in the table, in moka and in the allocator; measured.
 const ENTRY_OVERHEAD_BYTES: usize = 320;
 
+/// Rows that are put in or taken out while readers of the shard wait: so few that they spin and need not sleep.
+const ROWS_AT_ONCE: usize = 16;
+
 /// Stripes of each shard's keys whose last write is noted. More of them mean fewer inserts dropped for a neighbour's write.
 const STRIPES_PER_SHARD: usize = 4096;
 
@@ -59,10 +62,6 @@ impl HotRow {
 
     pub(crate) fn key(&self) -> &[u8] {
         &self.bytes[..self.key_bytes as usize]
-    }
-
-    pub(crate) fn key_hash(&self) -> u64 {
-        self.key_hash
     }
 
     /// The row; `None` when the key is known to have none.
@@ -168,6 +167,11 @@ impl Hot {
         self.shards.forget(key, key_hash);
     }
 
+    /// Drops the entries of many keys.
+    pub(crate) fn forget_all(&self, rows: &[Arc<HotRow>]) {
+        self.shards.forget_all(rows);
+    }
+
     /// What stops inserts for a test.
     #[cfg(test)]
     pub(crate) fn gate(&self) -> &crate::never_stale::Gate {
@@ -261,27 +265,32 @@ impl Shard {
         }
     }
 
-    /// Puts a row in, in place of an older one of the same key. The policy is told after the table, so that what it drops is always found.
-    fn insert(&self, row: Arc<HotRow>) {
-        let slot = row.slot();
-        let share = if self.counts_entries { 1024 } else { u64::from(row.weight()) };
-        self.came_in.fetch_add(share, Ordering::Relaxed);
-        row.used_at.store(self.came_in_kib(), Ordering::Relaxed);
-        self.bytes.fetch_add(u64::from(row.weight()), Ordering::Relaxed);
-        let mut table = write(&self.table);
-        match table.find_mut(slot, |held| held.key() == row.key()) {
-            Some(held) => {
-                self.bytes.fetch_sub(u64::from(held.weight()), Ordering::Relaxed);
-                *held = Arc::clone(&row);
+    /// Puts rows in, each in place of an older one of the same key. The policy is told after the table, so that what it drops is always found.
+    fn insert(&self, rows: Vec<Arc<HotRow>>) {
+        for part in rows.chunks(ROWS_AT_ONCE) {
+            let mut table = write(&self.table);
+            for row in part {
+                let share = if self.counts_entries { 1024 } else { u64::from(row.weight()) };
+                self.came_in.fetch_add(share, Ordering::Relaxed);
+                row.used_at.store(self.came_in_kib(), Ordering::Relaxed);
+                self.bytes.fetch_add(u64::from(row.weight()), Ordering::Relaxed);
+                match table.find_mut(row.slot(), |held| held.key() == row.key()) {
+                    Some(held) => {
+                        self.bytes.fetch_sub(u64::from(held.weight()), Ordering::Relaxed);
+                        *held = Arc::clone(row);
+                    }
+                    None => {
+                        table.insert_unique(row.slot(), Arc::clone(row), |held| held.slot());
+                    }
+                }
             }
-            None => {
-                table.insert_unique(slot, Arc::clone(&row), |held| held.slot());
-            }
+            let held_kib =
+                if self.counts_entries { table.len() as u64 } else { self.bytes.load(Ordering::Relaxed) >> 10 };
+            self.patience.store((held_kib / 16) as u32, Ordering::Relaxed);
         }
-        let held_kib = if self.counts_entries { table.len() as u64 } else { self.bytes.load(Ordering::Relaxed) >> 10 };
-        self.patience.store((held_kib / 16) as u32, Ordering::Relaxed);
-        drop(table);
-        self.policy.insert(slot, row);
+        for row in rows {
+            self.policy.insert(row.slot(), row);
+        }
     }
 
     /// What has come in so far. Begins anew when it is 4 TiB; only differences count.
@@ -290,15 +299,20 @@ impl Shard {
         (self.came_in.load(Ordering::Relaxed) >> 10) as u32
     }
 
-    fn forget(&self, key: &[u8], slot: u64) {
+    fn forget(&self, keys: &[(&[u8], u64)]) {
         // Or the row could leave the table between the two steps of an insert, and stay with the policy alone.
         let _no_insert = self.lock();
-        let mut table = write(&self.table);
-        let forgotten = table.find_entry(slot, |held| held.key() == key).ok().map(|entry| entry.remove().0);
-        drop(table);
-        if let Some(row) = forgotten {
+        let mut forgotten = Vec::with_capacity(keys.len());
+        for part in keys.chunks(ROWS_AT_ONCE) {
+            let mut table = write(&self.table);
+            for (key, slot) in part {
+                let entry = table.find_entry(*slot, |held| held.key() == *key);
+                forgotten.extend(entry.ok().map(|entry| entry.remove().0));
+            }
+        }
+        for row in forgotten {
             self.bytes.fetch_sub(u64::from(row.weight()), Ordering::Relaxed);
-            self.policy.invalidate(&slot);
+            self.policy.invalidate(&row.slot());
         }
     }
 
@@ -379,13 +393,23 @@ impl Shards {
     pub(crate) fn insert_all(&self, filling: Filling) {
         #[cfg(test)]
         self.gate.pass();
-        for row in filling.rows {
-            let Some(shard) = self.shard(row.key_hash) else { return };
+        for (shard, mut rows) in self.by_shard(filling.rows, |row| row.key_hash) {
             let last_writes = shard.lock();
-            if last_writes[stripe(row.key_hash)] <= filling.read_at.0 {
-                shard.insert(row);
+            rows.retain(|row| last_writes[stripe(row.key_hash)] <= filling.read_at.0);
+            shard.insert(rows);
+        }
+    }
+
+    /// Things by the shard of their hash.
+    fn by_shard<T>(&self, things: Vec<T>, hash: impl Fn(&T) -> u64) -> impl Iterator<Item = (&Shard, Vec<T>)> {
+        let mut parts: Vec<Vec<T>> = self.shards.iter().map(|_| Vec::new()).collect();
+        for thing in things {
+            let count = parts.len();
+            if let Some(part) = parts.get_mut(hash(&thing) as u32 as usize % count.max(1)) {
+                part.push(thing);
             }
         }
+        self.shards.iter().zip(parts).filter(|(_, part)| !part.is_empty())
     }
 
     /// Sees to it that nothing read before the present moment comes in any more under these hashes. To be called after a commit; what came
@@ -403,7 +427,14 @@ impl Shards {
     /// Drops an entry.
     pub(crate) fn forget(&self, key: &[u8], key_hash: u64) {
         if let Some(shard) = self.shard(key_hash) {
-            shard.forget(key, slot(key, key_hash));
+            shard.forget(&[(key, slot(key, key_hash))]);
+        }
+    }
+
+    /// Drops the entries of many keys.
+    pub(crate) fn forget_all(&self, rows: &[Arc<HotRow>]) {
+        for (shard, rows) in self.by_shard(rows.iter().collect(), |row| row.key_hash) {
+            shard.forget(&rows.iter().map(|row| (row.key(), row.slot())).collect::<Vec<_>>());
         }
     }
 
