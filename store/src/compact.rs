@@ -38,6 +38,9 @@ use crate::warm::{BaseFile, Family};
 /// Live values looked at while writers wait.
 const CHUNK: usize = 256;
 
+/// How often the live family is compacted until nothing deleted is left in it.
+const MAX_ATTEMPTS: usize = 4;
+
 /// What a compaction took out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Compacted {
@@ -134,11 +137,20 @@ fn compact_live(inner: &Inner, compacted: &mut Compacted) -> Result<(), Error> {
     }
     inner.warm.flush()?;
     // Deletions in the files may be of a call that was cut short: their keys are not to be seen any more, but what they delete is still there.
-    if met || inner.warm.live_has_deletions()? {
+    let mut unfinished = met || inner.warm.live_has_deletions()?;
+    for _ in 0..MAX_ATTEMPTS {
+        if !unfinished {
+            return Ok(());
+        }
         inner.warm.outlive_snapshots()?;
         inner.warm.compact(Family::Live, &[], &end)?;
+        // A compaction that RocksDB was doing by itself at the same moment may have taken files that this one then left out.
+        unfinished = inner.warm.live_has_deletions()?;
     }
-    Ok(())
+    match unfinished {
+        true => Err(Error::TryAgain("live rows cannot be rewritten yet, their files are busy; try again".to_string())),
+        false => Ok(()),
+    }
 }
 
 /// What is left of a value: nothing, or a shorter history.

@@ -13,6 +13,7 @@
 
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
+use std::mem;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -27,8 +28,11 @@ use crate::key::GenerationId;
 /// Bookkeeping of one entry beside key and row, in the table, in moka and in the allocator; measured.
 const ENTRY_OVERHEAD_BYTES: usize = 320;
 
+/// Most rows of a shard of whose use moka has yet to hear.
+const MAX_NOTED_USES: usize = 4096;
+
 /// Rows that are put in or taken out while readers of the shard wait: so few that they spin and need not sleep.
-const ROWS_AT_ONCE: usize = 16;
+const ROWS_AT_ONCE: usize = 4;
 
 /// Stripes of each shard's keys whose last write is noted. More of them mean fewer inserts dropped for a neighbour's write.
 const STRIPES_PER_SHARD: usize = 4096;
@@ -227,6 +231,8 @@ struct Shard {
     policy: Cache<u64, Arc<HotRow>, BuildHasherDefault<SlotHasher>>,
     /// Bytes of the rows in the table.
     bytes: Arc<AtomicU64>,
+    /// Rows of whose use moka has yet to hear.
+    used: Mutex<Vec<Arc<HotRow>>>,
     /// The capacity is a number of rows, so each of them counts as much as any other.
     counts_entries: bool,
     /// What has come in, counted as the capacity is, and how many KiB more may before moka must hear of a use: a sixteenth of what is held.
@@ -261,12 +267,17 @@ impl Shard {
             counts_entries,
             came_in: AtomicU64::new(0),
             patience: AtomicU32::new(0),
+            used: Mutex::default(),
             last_writes: Mutex::new(vec![0; STRIPES_PER_SHARD].into()),
         }
     }
 
     /// Puts rows in, each in place of an older one of the same key. The policy is told after the table, so that what it drops is always found.
     fn insert(&self, rows: Vec<Arc<HotRow>>) {
+        let used = mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner));
+        for row in used {
+            self.policy.get(&row.slot());
+        }
         for part in rows.chunks(ROWS_AT_ONCE) {
             let mut table = write(&self.table);
             for row in part {
@@ -290,6 +301,17 @@ impl Shard {
         }
         for row in rows {
             self.policy.insert(row.slot(), row);
+        }
+    }
+
+    /// Notes that a row was used, for moka to hear of before the next rows come in. Telling it here would make this reader work off what
+    /// writers have queued. Never waits: a use that cannot be noted now is noted the next time.
+    fn note_used(&self, row: &Arc<HotRow>, came_in_kib: u32) {
+        if let Ok(mut used) = self.used.try_lock()
+            && used.len() < MAX_NOTED_USES
+        {
+            used.push(Arc::clone(row));
+            row.used_at.store(came_in_kib, Ordering::Relaxed);
         }
     }
 
@@ -383,8 +405,7 @@ impl Shards {
         let came_in = shard.came_in_kib();
         let since = came_in.wrapping_sub(row.used_at.load(Ordering::Relaxed));
         if since > shard.patience.load(Ordering::Relaxed) {
-            row.used_at.store(came_in, Ordering::Relaxed);
-            shard.policy.get(&slot);
+            shard.note_used(&row, came_in);
         }
         Some(row)
     }

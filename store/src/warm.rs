@@ -227,7 +227,7 @@ impl Warm {
             Family::Live => LIVE,
         };
         let mut options = CompactOptions::default();
-        options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
         options.set_exclusive_manual_compaction(false);
         let family = self.family(family)?;
         self.compacted(|| self.db.compact_range_cf_opt(family, Some(first), Some(last), &options))
