@@ -25,10 +25,12 @@ pub fn micros<T>(run: impl FnOnce() -> Outcome<T>) -> Outcome<(f64, T)> {
     Ok((start.elapsed().as_secs_f64() * 1e6, outcome))
 }
 
-/// Runs both sides in turns over `batches` and returns their median times in microseconds. Both must find the same.
-///
-/// Before each timed batch a side runs another one untimed: what is compared is how each runs in its own steady state, not how well it bears
-/// the other's having had the processor and its caches for the turn before.
+/// Batches of one run. A side that had the processor to itself for so long is timed in its own steady state, and not for how well it bears
+/// the other's having had the caches before.
+const RUN: usize = 10;
+
+/// Runs both sides in turns over `batches`, a run of some batches each, and returns their median times in microseconds. Both must find the
+/// same.
 ///
 /// # Errors
 /// What a side answers, or that they found different things.
@@ -38,16 +40,19 @@ pub fn in_turns<B, T: PartialEq + Debug>(
     mut theirs: impl FnMut(&B) -> Outcome<T>,
 ) -> Outcome<(f64, f64)> {
     let (mut our_times, mut their_times) = (Vec::new(), Vec::new());
-    for (index, batch) in batches.iter().enumerate() {
-        let other = &batches[(index + batches.len() / 2) % batches.len()];
-        ours(other)?;
-        let (time, our) = micros(|| ours(batch))?;
-        our_times.push(time);
-        theirs(other)?;
-        let (time, their) = micros(|| theirs(batch))?;
-        their_times.push(time);
-        if our != their {
-            return Err(format!("the sides of a comparison found different things: {our:?} and {their:?}").into());
+    for run in batches.chunks(RUN) {
+        let mut found = Vec::with_capacity(run.len());
+        for batch in run {
+            let (time, our) = micros(|| ours(batch))?;
+            our_times.push(time);
+            found.push(our);
+        }
+        for (batch, our) in run.iter().zip(found) {
+            let (time, their) = micros(|| theirs(batch))?;
+            their_times.push(time);
+            if our != their {
+                return Err(format!("the sides of a comparison found different things: {our:?} and {their:?}").into());
+            }
         }
     }
     Ok((median(&mut our_times), median(&mut their_times)))

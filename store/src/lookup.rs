@@ -179,7 +179,9 @@ fn read_misses<'a>(
         let damaged = |damaged| damaged_row(reading.snapshot, view, damaged);
         if let Some(generation) = generation.filter(|generation| rows.base.is_none() && !generation.cold.is_empty()) {
             let entity = batch.entities[position % batch.unique].entity;
-            let somewhere = generation.cold_part(entity).is_some();
+            // Of somebody of whom all the generation's rows are erased nothing needs to be read.
+            let all_erased = erased_ms.is_some_and(|erased_ms| generation.manifest.event_time_max_ms <= erased_ms);
+            let somewhere = !all_erased && generation.cold_part(entity).is_some();
             if somewhere && !rows.need_no_snapshot(view, generation).map_err(damaged)? {
                 cold.push(ColdKey {
                     position,
