@@ -70,10 +70,11 @@ impl Closed {
         let entries = fs::read_dir(self.path().join("store"))
             .expect("it works on a healthy disk")
             .map(|entry| entry.expect("it works on a healthy disk").path());
-        let mut files: Vec<_> =
-            entries.filter(|path| path.extension().is_some_and(|found| found == extension)).collect();
-        files.sort_by_key(|path| std::cmp::Reverse(fs::metadata(path).expect("it works on a healthy disk").len()));
-        files
+        let found = entries.filter(|path| path.extension().is_some_and(|found| found == extension));
+        // An open store may just be deleting a file that it no longer needs.
+        let mut files: Vec<_> = found.filter_map(|path| Some((fs::metadata(&path).ok()?.len(), path))).collect();
+        files.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
+        files.into_iter().map(|(_, path)| path).collect()
     }
 
     pub(crate) fn perform(&self, store: &Store, number: usize, step: &Step) -> Result<(), Error> {
