@@ -45,7 +45,11 @@ impl ColdKey {
         }))
     }
 
-    fn hot_row(&self, found: &Found) -> Arc<HotRow> {
+    /// Takes note that somebody who lies cold was asked for, and makes the row that becomes hot.
+    fn arrived(&self, found: &Found, active: &Active) -> Arc<HotRow> {
+        if found.is_some() {
+            active.note(self.view.config.id, self.generation.manifest.tenant, &self.entity);
+        }
         HotRow::new(&self.base_key, self.hash, found.as_deref())
     }
 }
@@ -103,10 +107,7 @@ impl ColdTier {
             match found(keys, answer) {
                 Ok(found) => {
                     for (key, found) in keys.iter().zip(found) {
-                        if found.is_some() {
-                            self.active.note(key.view.config.id, key.generation.manifest.tenant, &key.entity);
-                        }
-                        to_hot.push(key.hot_row(&found));
+                        to_hot.push(key.arrived(&found, &self.active));
                         rows.push((key.position, ColdRow::Found(found)));
                     }
                 }
@@ -147,12 +148,7 @@ fn arrive_late(keys: &[ColdKey], answer: ColdAnswer, read_at: Clock, hot: &Shard
     metrics::record_cold_reads(&answer.reads);
     match found(keys, answer) {
         Ok(found) => {
-            let row = |(key, found): (&ColdKey, Found)| {
-                if found.is_some() {
-                    active.note(key.view.config.id, key.generation.manifest.tenant, &key.entity);
-                }
-                key.hot_row(&found)
-            };
+            let row = |(key, found): (&ColdKey, Found)| key.arrived(&found, active);
             hot.insert_all(Filling { read_at, rows: keys.iter().zip(found).map(row).collect() });
         }
         Err(error) => unreadable(&error),

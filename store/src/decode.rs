@@ -64,12 +64,12 @@ pub(crate) fn decode(
     loop {
         let projections = planned.projections();
         let lens = Lens { projections: &projections, last: Cell::new(0) };
-        return match decode_through(&lens, planned, index, batch, found, moment, stats) {
-            Ok(view) => Ok(view),
-            Err(Unread::Damaged(damaged)) => Err(damaged),
-            Err(Unread::Schema(fingerprint)) if planned.learn(fingerprint) => continue,
-            Err(Unread::Schema(_)) => Err(Damaged("its schema is unknown")),
-        };
+        match decode_through(&lens, planned, index, batch, found, moment, stats) {
+            Ok(view) => return Ok(view),
+            Err(Unread::Damaged(damaged)) => return Err(damaged),
+            Err(Unread::Schema(fingerprint)) if planned.learn(fingerprint) => {}
+            Err(Unread::Schema(_)) => return Err(Damaged("its schema is unknown")),
+        }
     }
 }
 

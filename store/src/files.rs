@@ -48,6 +48,14 @@ pub(crate) fn create_dir(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Removes a folder with all that is in it; one that is not there is removed already.
+pub(crate) fn remove_dir(folder: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::disk("remove", folder)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// Makes the names in a folder durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), Error> {
     let sync = || File::open(dir)?.sync_all();

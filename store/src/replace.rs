@@ -2,7 +2,6 @@
 //! the same time and schema, which is published like any other.
 
 use std::cmp::Ordering;
-use std::fs;
 use std::iter::Peekable;
 use std::ops::Bound;
 use std::path::Path;
@@ -10,6 +9,7 @@ use std::path::Path;
 use crate::Error;
 use crate::compact::left;
 use crate::elements::Elements;
+use crate::files;
 use crate::generation::Generation;
 use crate::key::{self, PREFIX_BYTES};
 use crate::meta::MetaRecord;
@@ -81,11 +81,7 @@ fn build(
 
 /// Removes what a re-placement that was cut short left.
 pub(crate) fn clear(store: &Path) -> Result<(), Error> {
-    let work = store.join(WORK);
-    match fs::remove_dir_all(&work) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::disk("remove", &work)(error)),
-        _ => Ok(()),
-    }
+    files::remove_dir(&store.join(WORK))
 }
 
 type EntityAndValue = (String, Box<[u8]>);

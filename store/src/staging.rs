@@ -5,10 +5,10 @@
 //! start would miss them and refuse the whole store. So files whose linking failed are kept until one succeeds, and put back if they are missed.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::Error;
+use crate::files::remove_dir;
 
 const STAGING: &str = "incoming";
 /// Files whose linking failed.
@@ -24,7 +24,7 @@ pub(crate) fn create(store: &Path) -> Result<PathBuf, Error> {
 
 /// Removes the folder.
 pub(crate) fn clear(store: &Path) -> Result<(), Error> {
-    remove(&store.join(STAGING))
+    remove_dir(&store.join(STAGING))
 }
 
 /// Keeps the staged files, whose linking failed. Of several failures the first is the one whose files may be missed: after it nothing was written.
@@ -38,7 +38,7 @@ pub(crate) fn keep(store: &Path) -> Result<(), Error> {
 
 /// Removes the files that were kept, because nobody will miss them any more.
 pub(crate) fn settle(store: &Path) -> Result<(), Error> {
-    remove(&store.join(KEPT))
+    remove_dir(&store.join(KEPT))
 }
 
 /// Puts kept files back, if there are any, so that the file with the number `missing` is one of them. RocksDB numbers the files of one linking in their
@@ -69,11 +69,4 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     files.sort();
     files
-}
-
-fn remove(folder: &Path) -> Result<(), Error> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::disk("remove", folder)(error)),
-        _ => Ok(()),
-    }
 }
