@@ -21,7 +21,7 @@ use crate::Error;
 use crate::cold_directory::{Directory, PageEntry};
 use crate::cold_format::{MAX_TAIL_BYTES, Record, START_BYTES, Seal};
 use crate::cold_layout::{self, LAYOUT, Layout, ROW_COLUMN};
-use crate::key::MAX_ENTITY_BYTES;
+use crate::key::check_entity;
 use crate::writer::MAX_ROW_BYTES;
 
 /// Writes one file. [`finish`](ColdWriter::finish) makes it whole; dropping the writer earlier leaves a file that nobody opens.
@@ -77,10 +77,7 @@ impl ColdWriter {
     /// Adds a row. Entities must ascend, in byte order.
     pub(crate) fn append(&mut self, entity: &str, event_time_ms: i64, value: &[u8]) -> Result<(), Error> {
         let path = self.path.display();
-        if entity.is_empty() || entity.len() > MAX_ENTITY_BYTES {
-            let message = format!("{path}: an entity of {} bytes, allowed are 1 to {MAX_ENTITY_BYTES}", entity.len());
-            return Err(Error::FixInput(message));
-        }
+        check_entity(entity).map_err(|reason| Error::FixInput(format!("{path}: {reason}")))?;
         if value.len() > MAX_ROW_BYTES {
             let message =
                 format!("{path}: entity {entity:?}: a value of {} bytes, allowed are {MAX_ROW_BYTES}", value.len());
@@ -239,6 +236,7 @@ mod tests {
     use super::*;
     use crate::cold_file::ColdFile;
     use crate::cold_test_files::{SMALL, rows, write};
+    use crate::key::MAX_ENTITY_BYTES;
     use arrow::array::AsArray;
     use arrow::datatypes::{DataType, TimeUnit, TimestampMillisecondType};
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;

@@ -23,7 +23,7 @@ use crate::elements::{self, Elements};
 use crate::erasure::{Erasure, ErasureRecord};
 use crate::files;
 use crate::generation::{Generation, Pair};
-use crate::key::{self, MAX_ENTITY_BYTES, PREFIX_BYTES};
+use crate::key::{self, PREFIX_BYTES};
 use crate::live::{Touched, read_key, tell_hot};
 use crate::manifest::ManifestFile;
 use crate::meta::{self, MetaRecord};
@@ -54,11 +54,7 @@ pub struct Compacted {
 
 /// See [`Store::erase`](crate::Store::erase). The caller holds the lock of whoever changes meta.
 pub(crate) fn erase(inner: &Inner, tenant: TenantId, entity: &str, now_ms: i64) -> Result<(), Error> {
-    if entity.is_empty() || entity.len() > MAX_ENTITY_BYTES {
-        let length = entity.len();
-        let message = format!("an entity of {length} bytes, allowed are 1 to {MAX_ENTITY_BYTES}");
-        return Err(Error::FixRequest(message));
-    }
+    key::check_entity(entity).map_err(Error::FixRequest)?;
     let erasure = Erasure::of(tenant, entity);
     let erased_ms = inner.erasures.get(erasure).map_or(now_ms, |record| record.erased_ms.max(now_ms));
     let record = ErasureRecord { erased_ms };

@@ -76,6 +76,14 @@ pub(crate) fn live_end(view: u16, tenant: TenantId) -> [u8; LIVE_PREFIX_BYTES + 
     bytes
 }
 
+/// Says why nothing can be stored under an entity.
+pub(crate) fn check_entity(entity: &str) -> Result<(), String> {
+    match entity.len() {
+        1..=MAX_ENTITY_BYTES => Ok(()),
+        length => Err(format!("an entity of {length} bytes, allowed are 1 to {MAX_ENTITY_BYTES}")),
+    }
+}
+
 /// Appends the entity part of a key.
 pub(crate) fn push_entity(key: &mut Vec<u8>, entity: &[u8]) {
     let mut rest = entity;

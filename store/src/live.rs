@@ -15,7 +15,7 @@ use rocksdb::WriteBatch;
 
 use crate::batch::NO_GENERATION;
 use crate::delta::{Change, Delta};
-use crate::key::{self, GenerationId, LIVE_PREFIX_BYTES, MAX_ENTITY_BYTES};
+use crate::key::{self, GenerationId, LIVE_PREFIX_BYTES};
 use crate::live_filter::LiveFilter;
 use crate::plan::{View, find_view};
 use crate::row::{self, RowColumns};
@@ -394,9 +394,7 @@ impl<'a> Keys<'a> {
             return Err("entity and event time must not be null".to_string());
         }
         let (entity, time) = (self.entities.value(row), self.times.value(row));
-        if entity.is_empty() || entity.len() > MAX_ENTITY_BYTES {
-            return Err(format!("an entity of {} bytes, allowed are 1 to {MAX_ENTITY_BYTES}", entity.len()));
-        }
+        key::check_entity(entity)?;
         if time > self.now_ms.saturating_add(MAX_AHEAD_MS) {
             return Err(format!("its event time {time} is more than a day ahead of now, {}", self.now_ms));
         }

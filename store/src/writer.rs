@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::cold;
 use crate::cold_writer::ColdWriter;
 use crate::files;
-use crate::key::{self, MAX_ENTITY_BYTES};
+use crate::key;
 use crate::manifest::{Manifest, ManifestFile};
 use crate::merge::Group;
 use crate::placement::Placement;
@@ -243,12 +243,7 @@ impl GenerationWriter {
         if order.is_eq() && !self.group.is_empty() {
             return Ok(());
         }
-        if entity.is_empty() || entity.len() > MAX_ENTITY_BYTES {
-            let length = entity.len();
-            return Err(Error::FixInput(format!(
-                "row {row}: an entity of {length} bytes, allowed are 1 to {MAX_ENTITY_BYTES}"
-            )));
-        }
+        key::check_entity(entity).map_err(|reason| Error::FixInput(format!("row {row}: {reason}")))?;
         if order.is_lt() {
             return Err(Error::FixInput(format!(
                 "row {row}: entity {entity:?} after {:?}, rows must be sorted by entity",
