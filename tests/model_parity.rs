@@ -7,19 +7,23 @@ use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use larder_model::{Encoder, Error, ModelConfig};
+use larder_model::{Devices, Encoder, EncoderConfig, Error, ModelConfig};
 use serde_json::Value;
 
 use crate::support::encoder_folder;
 
-fn config(encoder: &Path) -> ModelConfig {
-    ModelConfig { encoder: encoder.to_owned(), ..ModelConfig::default() }
+fn config(folder: &Path) -> EncoderConfig {
+    EncoderConfig { folder: folder.to_owned(), ..EncoderConfig::default() }
+}
+
+fn load(config: &EncoderConfig) -> Result<Encoder, Error> {
+    Encoder::load(config, &Devices::open(&ModelConfig::default()).unwrap())
 }
 
 /// One encoder for all tests; loading it takes a second.
 pub(crate) fn encoder() -> &'static Encoder {
     static ENCODER: OnceLock<Encoder> = OnceLock::new();
-    ENCODER.get_or_init(|| Encoder::load(&config(&encoder_folder())).unwrap())
+    ENCODER.get_or_init(|| load(&config(&encoder_folder())).unwrap())
 }
 
 fn largest_difference(one: &[f32], other: &[f32]) -> f32 {
@@ -100,7 +104,7 @@ fn broken(change: impl FnOnce(&Path)) -> Error {
         fs::copy(encoder_folder().join(file), folder.path().join(file)).unwrap();
     }
     change(folder.path());
-    Encoder::load(&config(folder.path())).unwrap_err()
+    load(&config(folder.path())).unwrap_err()
 }
 
 fn edit(file: &Path, from: &str, to: &str) {
@@ -147,18 +151,19 @@ fn damaged_folders_are_refused_by_file_and_tensor() {
     );
     says(broken(|folder| fs::remove_file(folder.join("config.json")).unwrap()), &["cannot read", "config.json"]);
 
-    let too_long = Encoder::load(&ModelConfig { max_tokens: 600, ..config(&encoder_folder()) }).unwrap_err();
+    let too_long = load(&EncoderConfig { max_tokens: 600, ..config(&encoder_folder()) }).unwrap_err();
     says(too_long, &["max_tokens", "600", "512"]);
 }
 
 #[test]
 fn an_encoder_that_makes_other_vectors_has_another_name() {
-    let name = |config: &ModelConfig| Encoder::load(config).unwrap().name().to_owned();
+    let name = |config: &EncoderConfig| load(config).unwrap().name().to_owned();
     let usual = config(&encoder_folder());
     assert_eq!(name(&usual), encoder().name());
-    assert_eq!(name(&ModelConfig { threads: 1, micro_batch_tokens: 64, ..usual.clone() }), encoder().name());
+    let narrow = Devices::open(&ModelConfig { threads: 1, micro_batch_tokens: 64, ..ModelConfig::default() }).unwrap();
+    assert_eq!(Encoder::load(&usual, &narrow).unwrap().name(), encoder().name());
     assert_ne!(
-        name(&ModelConfig { max_tokens: 64, ..usual.clone() }),
+        name(&EncoderConfig { max_tokens: 64, ..usual.clone() }),
         encoder().name(),
         "long texts are cut elsewhere"
     );

@@ -84,7 +84,7 @@ fn larder_toml_as_shipped_equals_the_defaults() {
     defaults.node.cache = checkout().join(defaults.node.cache);
     defaults.store.path = checkout().join(defaults.store.path);
     defaults.store.cold_path = checkout().join(defaults.store.cold_path);
-    defaults.model.encoder = checkout().join(defaults.model.encoder);
+    defaults.model.full.folder = checkout().join(defaults.model.full.folder);
     assert_eq!(shipped, defaults);
 }
 
@@ -139,7 +139,7 @@ fn a_wrong_larder_toml_is_refused_by_file_key_value_and_what_is_allowed() {
         ("[node]\nlisten = \"localhost\"", vec!["listen", "\"localhost\"", "invalid socket address"]),
         ("[node]\nlisten = \"0.0.0.0:7700\"", vec!["node.listen", "0.0.0.0:7700", "identity.allow_remote"]),
         ("[store]\nhot_shards = 0", vec!["larder.toml", "store.hot_shards = 0", "between 1 and 1024"]),
-        ("[model]\ndevice = \"tpu\"", vec!["device", "tpu", "cpu"]),
+        ("[model]\ndevices = [\"tpu\"]", vec!["devices", "tpu", "cpu"]),
         ("[identity]\ndefault_tenant = \"x\"", vec!["identity.default_tenant = \"x\"", "no such tenant"]),
         ("[[service]]\nname = \"s\"\nfeatures = [ { feature = \"a:b\" } ]", vec!["feature = \"a:b\"", "no such view"]),
         ("[[service]]\nname = \"s\"\nfeatures = [ { feature = \"ab\" } ]", vec!["feature = \"ab\"", "view:feature"]),

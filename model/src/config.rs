@@ -1,6 +1,6 @@
-//! What an operator may set about the model: the `[model]` table of larder.toml.
+//! What an operator may set about the model: the `[model]` tables of larder.toml.
 //!
-//! The values are checked twice: `validate` sees what can be judged from the table alone, `Encoder::load` what needs the model folder
+//! The values are checked twice: `validate` sees what can be judged from the tables alone, `Encoder::load` what needs the model folder
 //! (for example that `max_tokens` fits the model's position table).
 
 use std::path::PathBuf;
@@ -18,20 +18,28 @@ pub(crate) const MAX_MICRO_BATCH_TOKENS: usize = 1 << 20;
 /// The largest `max_text_bytes`.
 pub(crate) const MAX_TEXT_BYTES: usize = 1 << 20;
 
-/// The encoder and how it runs.
+/// Where models run, and the encoder of each rung.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
-    /// A folder in the Hugging Face layout: config.json, tokenizer.json, model.safetensors.
-    pub encoder: PathBuf,
-    /// Where the model runs; `cpu` is the one device of this build.
-    pub device: String,
-    /// Threads of the encoder's own pool; 0 takes every core.
+    /// Where the models run; `cpu` is the one device of this build.
+    pub devices: Vec<String>,
+    /// Threads of the CPU device's own pool; 0 takes every core.
     pub threads: usize,
+    /// Tokens that go through a network together. Larger only costs cache misses once the matrix products are efficient.
+    pub micro_batch_tokens: usize,
+    /// The encoder of the rung `full`.
+    pub full: EncoderConfig,
+}
+
+/// One text encoder: which, and how much of a text it reads.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EncoderConfig {
+    /// A folder in the Hugging Face layout: config.json, tokenizer.json, model.safetensors.
+    pub folder: PathBuf,
     /// Tokens per text, special tokens included; what is longer is cut, and `Tokens` says so.
     pub max_tokens: usize,
-    /// Tokens that go through the network together. Larger only costs cache misses once the matrix products are efficient.
-    pub micro_batch_tokens: usize,
     /// Bytes of a text that are tokenised at all; the rest is cut before any work is spent on it.
     pub max_text_bytes: usize,
 }
@@ -39,36 +47,45 @@ pub struct ModelConfig {
 impl Default for ModelConfig {
     fn default() -> Self {
         ModelConfig {
-            encoder: PathBuf::from("models/minilm-l6"),
-            device: "cpu".to_owned(),
+            devices: vec!["cpu".to_owned()],
             threads: 0,
-            max_tokens: 256,
             micro_batch_tokens: 256,
-            max_text_bytes: 16_384,
+            full: EncoderConfig { folder: PathBuf::from("models/minilm-l6"), ..EncoderConfig::default() },
         }
     }
 }
 
+impl Default for EncoderConfig {
+    /// Names no folder: there is no encoder that every node has.
+    fn default() -> Self {
+        EncoderConfig { folder: PathBuf::new(), max_tokens: 256, max_text_bytes: 16_384 }
+    }
+}
+
 impl ModelConfig {
-    /// Checks every value that can be judged without the model folder.
+    /// Checks every value that can be judged without the model folders.
     pub fn validate(&self) -> Result<(), Error> {
-        if self.encoder.as_os_str().is_empty() {
+        if self.devices.as_slice() != ["cpu"] {
             return Err(Error::config(
-                "encoder",
-                "\"\"",
-                "name a folder with config.json, tokenizer.json and model.safetensors",
-            ));
-        }
-        if self.device != "cpu" {
-            return Err(Error::config(
-                "device",
-                format!("{:?}", self.device),
-                "this build runs the model on \"cpu\" only",
+                "devices",
+                format!("{:?}", self.devices),
+                "this build runs models on [\"cpu\"] only",
             ));
         }
         in_range("threads", self.threads, 0, MAX_THREADS)?;
-        in_range("max_tokens", self.max_tokens, 8, MAX_TOKENS)?;
         in_range("micro_batch_tokens", self.micro_batch_tokens, 1, MAX_MICRO_BATCH_TOKENS)?;
+        self.full.validate()
+    }
+}
+
+impl EncoderConfig {
+    /// Checks every value that can be judged without the folder.
+    pub fn validate(&self) -> Result<(), Error> {
+        if self.folder.as_os_str().is_empty() {
+            let allowed = "name a folder with config.json, tokenizer.json and model.safetensors";
+            return Err(Error::config("folder", "\"\"", allowed));
+        }
+        in_range("max_tokens", self.max_tokens, 8, MAX_TOKENS)?;
         in_range("max_text_bytes", self.max_text_bytes, 64, MAX_TEXT_BYTES)
     }
 }
@@ -95,13 +112,18 @@ mod tests {
 
     #[test]
     fn every_bad_value_is_named() {
+        let full = |change: fn(&mut EncoderConfig)| {
+            let mut config = ModelConfig::default();
+            change(&mut config.full);
+            config
+        };
         let bad: [(&str, ModelConfig); 6] = [
-            ("encoder", ModelConfig { encoder: PathBuf::new(), ..Default::default() }),
-            ("device", ModelConfig { device: "tpu".into(), ..Default::default() }),
+            ("folder", full(|encoder| encoder.folder = PathBuf::new())),
+            ("max_tokens", full(|encoder| encoder.max_tokens = 7)),
+            ("max_text_bytes", full(|encoder| encoder.max_text_bytes = 0)),
+            ("devices", ModelConfig { devices: vec!["tpu".into()], ..Default::default() }),
             ("threads", ModelConfig { threads: MAX_THREADS + 1, ..Default::default() }),
-            ("max_tokens", ModelConfig { max_tokens: 7, ..Default::default() }),
             ("micro_batch_tokens", ModelConfig { micro_batch_tokens: 0, ..Default::default() }),
-            ("max_text_bytes", ModelConfig { max_text_bytes: 0, ..Default::default() }),
         ];
         for (key, config) in bad {
             let message = config.validate().unwrap_err().to_string();

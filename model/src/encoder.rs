@@ -2,19 +2,18 @@
 //!
 //! Tokenising and encoding are two calls, because the node tokenises on its fetch thread while the score thread runs the network.
 //! `encode` sorts the texts by length, cuts them into micro-batches by token budget, takes the mean over each text's tokens and
-//! normalises it. The encoder has its own thread pool: Burn's parallel loops run in the pool of the thread that calls them, and two
-//! models sharing the global pool would steal each other's work.
+//! normalises it.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use sha2::{Digest, Sha256};
 
 use crate::bert::Bert;
 use crate::bert_config::BertConfig;
-use crate::config::ModelConfig;
+use crate::config::EncoderConfig;
+use crate::device::Devices;
 use crate::embeddings::Embeddings;
 use crate::error::Error;
 use crate::metrics;
@@ -29,12 +28,10 @@ struct Inner {
     name: String,
     tokenizer: TextTokenizer,
     network: Bert,
-    device: Device,
-    pool: ThreadPool,
+    devices: Devices,
     vocabulary: u32,
     max_tokens: usize,
     dimension: usize,
-    micro_batch_tokens: usize,
 }
 
 impl Encoder {
@@ -42,10 +39,10 @@ impl Encoder {
     ///
     /// # Errors
     /// `FixConfig` for a value in `config`, `FixModelFolder` naming the file and tensor, `CheckFile` for what cannot be read.
-    pub fn load(config: &ModelConfig) -> Result<Encoder, Error> {
+    pub fn load(config: &EncoderConfig, devices: &Devices) -> Result<Encoder, Error> {
         config.validate()?;
         let started = Instant::now();
-        let folder = config.encoder.as_path();
+        let folder = config.folder.as_path();
         let bert = BertConfig::load(folder)?;
         if config.max_tokens > bert.max_position_embeddings {
             let allowed = format!("{} has positions for {} tokens", folder.display(), bert.max_position_embeddings);
@@ -54,9 +51,8 @@ impl Encoder {
         let tokenizer_file = folder.join("tokenizer.json");
         let tokenizer =
             TextTokenizer::load(&tokenizer_file, bert.vocab_size, config.max_tokens, config.max_text_bytes)?;
-        let device = Device::flex();
         let weights = WeightsFile::read(&folder.join("model.safetensors"))?;
-        let network = Bert::load(&bert, weights.tensors()?, &device)?;
+        let network = Bert::load(&bert, weights.tensors()?, devices.device())?;
         let tokenizer_bytes =
             std::fs::read(&tokenizer_file).map_err(|source| Error::reading(&tokenizer_file, source))?;
         let name = name(&bert, config, &[weights.bytes(), &tokenizer_bytes]);
@@ -65,12 +61,10 @@ impl Encoder {
             name,
             tokenizer,
             network,
-            device,
-            pool: pool(config.threads)?,
+            devices: devices.clone(),
             vocabulary: bert.vocab_size as u32,
             max_tokens: config.max_tokens,
             dimension: bert.hidden_size,
-            micro_batch_tokens: config.micro_batch_tokens,
         })))
     }
 
@@ -90,10 +84,10 @@ impl Encoder {
         self.0.tokenizer.tokenize(texts)
     }
 
-    /// One unit vector per text, in the order of `tokens`; blocks the calling thread while the encoder's pool works.
+    /// One unit vector per text, in the order of `tokens`; blocks the calling thread while the device works.
     pub fn encode(&self, tokens: &Tokens) -> Result<Embeddings, Error> {
         let started = Instant::now();
-        let embeddings = self.0.pool.install(|| self.0.encode(tokens))?;
+        let embeddings = self.0.devices.install(|| self.0.encode(tokens))?;
         metrics::encoded(tokens.len(), tokens.total(), started);
         Ok(embeddings)
     }
@@ -104,12 +98,12 @@ impl Encoder {
     }
 
     pub(crate) fn device(&self) -> &Device {
-        &self.0.device
+        self.0.devices.device()
     }
 
-    /// Runs other model work of this encoder (catalogue search) in its pool.
+    /// Runs other model work of this encoder (catalogue search) on its device.
     pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.0.pool.install(work)
+        self.0.devices.install(work)
     }
 }
 
@@ -129,7 +123,7 @@ impl Inner {
 
     /// How many of the next texts fit the token budget; at least one.
     fn micro_batch(&self, tokens: &Tokens, texts: &[usize]) -> usize {
-        let mut budget = self.micro_batch_tokens;
+        let mut budget = self.devices.micro_batch_tokens();
         let fitting = texts.iter().take_while(|text| {
             let length = tokens.ids(**text).len();
             let fits = length <= budget;
@@ -168,20 +162,12 @@ fn mean_of_rows(rows: &[f32], out: &mut [f32]) {
     out.iter_mut().for_each(|value| *value /= length);
 }
 
-fn name(bert: &BertConfig, config: &ModelConfig, files: &[&[u8]]) -> String {
+fn name(bert: &BertConfig, config: &EncoderConfig, files: &[&[u8]]) -> String {
     let mut hasher = Sha256::new();
     files.iter().for_each(|file| hasher.update(file));
     hasher.update(format!("{bert:?} {} {}", config.max_tokens, config.max_text_bytes));
     let start: String = hasher.finalize()[..6].iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{}-{}x{}-{start}", bert.model_type, bert.num_hidden_layers, bert.hidden_size)
-}
-
-fn pool(threads: usize) -> Result<ThreadPool, Error> {
-    ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(|index| format!("model-{index}"))
-        .build()
-        .map_err(|error| Error::fault("starting the model's threads", error))
 }
 
 impl std::fmt::Debug for Encoder {

@@ -6,6 +6,7 @@
 
 mod config;
 mod error;
+mod device;
 
 mod encoder;
 mod text;
@@ -36,7 +37,8 @@ mod files;
 mod metrics;
 
 pub use catalogue::{Catalogue, Intent, OUT_OF_SCOPE};
-pub use config::ModelConfig;
+pub use config::{EncoderConfig, ModelConfig};
+pub use device::Devices;
 pub use embeddings::Embeddings;
 pub use encoder::Encoder;
 pub use error::Error;

@@ -190,7 +190,7 @@ impl Admin for AdminService {
             not_in_time: counters.not_in_time.load(Ordering::Relaxed),
             queued: engine.map_or(0, |engine| count(engine.queue.len())),
             model: engine.map(|engine| engine.encoder.name().to_owned()).unwrap_or_default(),
-            device: shared.config.model.device.clone(),
+            device: shared.config.model.devices.join(", "),
             store_path: std::path::absolute(&shared.config.store.path)
                 .unwrap_or_else(|_| shared.config.store.path.clone())
                 .display()

@@ -28,7 +28,7 @@ pub struct NodeConfig {
     pub batcher: BatcherConfig,
     /// The feature store.
     pub store: StoreConfig,
-    /// The text encoder.
+    /// The models: where they run, and the encoder of each rung.
     pub model: ModelConfig,
     /// The tenants this node answers for.
     #[serde(rename = "tenant")]
@@ -301,7 +301,7 @@ impl NodeConfig {
         self.node.cache = folder.join(&self.node.cache);
         self.store.path = folder.join(&self.store.path);
         self.store.cold_path = folder.join(&self.store.cold_path);
-        self.model.encoder = folder.join(&self.model.encoder);
+        self.model.full.folder = folder.join(&self.model.full.folder);
         for tenant in &mut self.tenants {
             tenant.catalogue = folder.join(&tenant.catalogue);
             tenant.head = tenant.head.take().map(|head| folder.join(head));

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use larder_model::Encoder;
+use larder_model::{Devices, Encoder};
 use larder_store::Store;
 use tokio::sync::oneshot;
 
@@ -50,7 +50,8 @@ impl Engine {
             return Err(Error::NoTenant);
         }
         let store = Store::open(&config.store, &config.views)?;
-        let encoder = Encoder::load(&config.model)
+        let encoder = Devices::open(&config.model)
+            .and_then(|devices| Encoder::load(&config.model.full, &devices))
             .map_err(|source| Error::Model { context: "the encoder".to_owned(), source })?;
         let plan = AnswerPlan::compile(&store, config)?;
         let mut tenants = HashMap::new();
@@ -68,7 +69,7 @@ impl Engine {
             admission: Admission::new(config.admission.clone()),
             counters,
             tenants,
-            max_tokens: config.model.max_tokens,
+            max_tokens: config.model.full.max_tokens,
             ordinary_deadline: config.node.default_deadline() / 2,
         };
         engine.warm_up().map_err(|source| Error::Model { context: "warming the encoder".to_owned(), source })?;

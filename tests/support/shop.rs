@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMillisecondArray};
-use larder_model::{
-    Catalogue, CatalogueIndex, Encoder, FeatureEncoder, Head, LabelledQuestion, ModelConfig, TrainOptions, TrainRequest,
-};
+use larder_model::{Catalogue, CatalogueIndex, FeatureEncoder, Head, LabelledQuestion, TrainOptions, TrainRequest};
 use larder_serve::NodeConfig;
 use larder_store::{GenerationWriter, Store, TenantId, WriterLimits};
 use tempfile::TempDir;
@@ -234,7 +232,7 @@ impl Shop {
     fn toml(&self) -> String {
         let mut text = format!(
             "[node]\nlisten = \"127.0.0.1:0\"\nmetrics_listen = \"127.0.0.1:0\"\ndefault_deadline_ms = 10000\n{}\n\
-             [model]\nencoder = {:?}\n{}\n",
+             [model.full]\nfolder = {:?}\n{}\n",
             self.node,
             encoder_folder(),
             self.extra
@@ -334,14 +332,14 @@ fn catalogue_toml() -> String {
 fn trained_head() -> &'static [u8] {
     static HEAD: OnceLock<Vec<u8>> = OnceLock::new();
     HEAD.get_or_init(|| {
-        let encoder = Encoder::load(&ModelConfig { encoder: encoder_folder(), ..ModelConfig::default() }).unwrap();
+        let encoder = crate::model_parity::encoder();
         let catalogue = Catalogue::from_toml(&catalogue_toml()).unwrap();
-        let index = CatalogueIndex::build(&encoder, &catalogue, &mut |_, _| {}).unwrap();
+        let index = CatalogueIndex::build(encoder, &catalogue, &mut |_, _| {}).unwrap();
         let services = NodeConfig::parse(VIEWS).unwrap();
         let features = FeatureEncoder::new(services.service("answers").unwrap().encoded_features()).unwrap();
         let options = TrainOptions::default();
         let request = TrainRequest {
-            encoder: &encoder,
+            encoder,
             catalogue: &catalogue,
             index: &index,
             features: &features,

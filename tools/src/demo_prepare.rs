@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use larder_ingest::BuildLimits;
-use larder_model::{Catalogue, Encoder, FeatureEncoder, Head, TrainOptions};
+use larder_model::{Catalogue, Devices, Encoder, FeatureEncoder, Head, TrainOptions};
 use larder_serve::{NodeConfig, ServiceConfig, TenantConfig};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -101,7 +101,7 @@ pub(crate) fn prepare_head(config: &NodeConfig, tenant: &TenantConfig, folder: &
 
 /// Whether a node of this very version would take the head.
 fn is_usable(config: &NodeConfig, tenant: &TenantConfig, head: &Path) -> Result<bool> {
-    let encoder = Encoder::load(&config.model)?;
+    let encoder = Encoder::load(&config.model.full, &Devices::open(&config.model)?)?;
     let features = FeatureEncoder::new(service_of(config, tenant)?.encoded_features())?;
     Ok(Head::load(head, &Catalogue::load(&tenant.catalogue)?, encoder.name(), &features).is_ok())
 }
@@ -117,7 +117,7 @@ fn inputs_sha256(
     options: &TrainOptions,
 ) -> Result<String> {
     let service = service_of(config, tenant)?;
-    let encoder = |file: &str| config.model.encoder.join(file);
+    let encoder = |file: &str| config.model.full.folder.join(file);
     let files: [PathBuf; 5] = [
         tenant.catalogue.clone(),
         questions.to_owned(),

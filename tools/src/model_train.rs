@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use larder_model::{
-    Catalogue, CatalogueIndex, Encoder, FeatureEncoder, Head, LabelledQuestion, TrainOptions, TrainReport,
+    Catalogue, CatalogueIndex, Devices, Encoder, FeatureEncoder, Head, LabelledQuestion, TrainOptions, TrainReport,
     TrainRequest, TrainStage,
 };
 use larder_serve::{NodeConfig, TenantConfig};
@@ -83,7 +83,7 @@ pub(crate) fn train_head(
     check_features(&features, &questions)?;
 
     let stage = Stage::start("encoder", Unit::Items);
-    let encoder = Encoder::load(&config.model)?;
+    let encoder = Encoder::load(&config.model.full, &Devices::open(&config.model)?)?;
     stage.done(encoder.name());
 
     let stage = Stage::start("catalogue", Unit::Items);

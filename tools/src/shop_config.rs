@@ -23,8 +23,8 @@ path = "store"
 cold_path = "cold"
 hot_capacity_mib = 256
 
-[model]
-encoder = {encoder}
+[model.full]
+folder = {encoder}
 
 [[tenant]]
 name = "demo"
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn the_text_is_a_valid_config() {
         let config = config();
-        assert_eq!(config.model.encoder, Path::new("models/with \"quotes\""));
+        assert_eq!(config.model.full.folder, Path::new("models/with \"quotes\""));
         assert!(config.tenant(TENANT).is_some());
         for (view, _) in VIEWS {
             assert!(config.view(view).is_some(), "{view}");
