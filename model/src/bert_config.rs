@@ -6,12 +6,9 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 use crate::error::Error;
-
-/// The largest config.json that is read.
-const MAX_CONFIG_BYTES: u64 = 1 << 20;
+use crate::family::read_json;
 
 /// The shape of the network.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -57,6 +54,17 @@ impl BertConfig {
         Ok(config)
     }
 
+    /// Numbers in the network, token types aside, which are folded into the positions.
+    pub(crate) fn parameters(&self) -> usize {
+        let (hidden, inner) = (self.hidden_size, self.intermediate_size);
+        let attention = 4 * (hidden * hidden + hidden);
+        let feed_forward = 2 * hidden * inner + inner + hidden;
+        let norm = 2 * hidden;
+        (self.vocab_size + self.max_position_embeddings) * hidden
+            + norm
+            + self.num_hidden_layers * (attention + feed_forward + 2 * norm)
+    }
+
     /// Values per attention head.
     pub(crate) fn head_size(&self) -> usize {
         self.hidden_size / self.num_attention_heads
@@ -66,9 +74,6 @@ impl BertConfig {
         let refuse = |key: &str, value: &dyn std::fmt::Debug, allowed: &str| {
             Err(Error::model_file(file, format!("{key} = {value:?}: {allowed}")))
         };
-        if self.model_type != "bert" {
-            return refuse("model_type", &self.model_type, "only \"bert\" is supported");
-        }
         if self.hidden_act != "gelu" {
             return refuse("hidden_act", &self.hidden_act, "only \"gelu\" is supported");
         }
@@ -97,13 +102,4 @@ impl BertConfig {
         }
         Ok(())
     }
-}
-
-fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T, Error> {
-    let size = std::fs::metadata(file).map_err(|source| Error::reading(file, source))?.len();
-    if size > MAX_CONFIG_BYTES {
-        return Err(Error::model_file(file, format!("{size} bytes; at most {MAX_CONFIG_BYTES} are read")));
-    }
-    let text = std::fs::read_to_string(file).map_err(|source| Error::reading(file, source))?;
-    serde_json::from_str(&text).map_err(|error| Error::model_file(file, error.to_string()))
 }

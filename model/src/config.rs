@@ -15,8 +15,10 @@ pub(crate) const MAX_THREADS: usize = 1024;
 pub(crate) const MAX_TOKENS: usize = 8192;
 /// The largest `micro_batch_tokens`.
 pub(crate) const MAX_MICRO_BATCH_TOKENS: usize = 1 << 20;
-/// The largest `max_text_bytes`.
-pub(crate) const MAX_TEXT_BYTES: usize = 1 << 20;
+/// The least and the largest `max_text_bytes`.
+const TEXT_BYTES: (usize, usize) = (64, 1 << 20);
+/// The longest `prefix`; shorter than the least text.
+const MAX_PREFIX_BYTES: usize = 48;
 
 /// Where models run, and the encoder of each rung.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,17 +32,21 @@ pub struct ModelConfig {
     pub micro_batch_tokens: usize,
     /// The encoder of the rung `full`.
     pub full: EncoderConfig,
+    /// The encoder of the rung `light`; without a folder there is no such rung.
+    pub light: EncoderConfig,
 }
 
 /// One text encoder: which, and how much of a text it reads.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EncoderConfig {
-    /// A folder in the Hugging Face layout: config.json, tokenizer.json, model.safetensors.
+    /// A folder in the Hugging Face layout: config.json, tokenizer.json, model.safetensors. Empty names no encoder.
     pub folder: PathBuf,
+    /// Put before every text, examples and questions alike: `query: ` for the encoders of the e5 family, nothing for most others.
+    pub prefix: String,
     /// Tokens per text, special tokens included; what is longer is cut, and `Tokens` says so.
     pub max_tokens: usize,
-    /// Bytes of a text that are tokenised at all; the rest is cut before any work is spent on it.
+    /// Bytes of a text that are tokenised at all, the prefix included; the rest is cut before any work is spent on it.
     pub max_text_bytes: usize,
 }
 
@@ -51,6 +57,7 @@ impl Default for ModelConfig {
             threads: 0,
             micro_batch_tokens: 256,
             full: EncoderConfig { folder: PathBuf::from("models/minilm-l6"), ..EncoderConfig::default() },
+            light: EncoderConfig { folder: PathBuf::from("models/potion"), ..EncoderConfig::default() },
         }
     }
 }
@@ -58,7 +65,7 @@ impl Default for ModelConfig {
 impl Default for EncoderConfig {
     /// Names no folder: there is no encoder that every node has.
     fn default() -> Self {
-        EncoderConfig { folder: PathBuf::new(), max_tokens: 256, max_text_bytes: 16_384 }
+        EncoderConfig { folder: PathBuf::new(), prefix: String::new(), max_tokens: 256, max_text_bytes: 16_384 }
     }
 }
 
@@ -74,19 +81,30 @@ impl ModelConfig {
         }
         in_range("threads", self.threads, 0, MAX_THREADS)?;
         in_range("micro_batch_tokens", self.micro_batch_tokens, 1, MAX_MICRO_BATCH_TOKENS)?;
-        self.full.validate()
+        self.full.validate()?;
+        self.light.named().map_or(Ok(()), EncoderConfig::validate)
     }
 }
 
 impl EncoderConfig {
+    /// Itself, if it names an encoder.
+    pub fn named(&self) -> Option<&EncoderConfig> {
+        (!self.folder.as_os_str().is_empty()).then_some(self)
+    }
+
     /// Checks every value that can be judged without the folder.
     pub fn validate(&self) -> Result<(), Error> {
-        if self.folder.as_os_str().is_empty() {
+        if self.named().is_none() {
             let allowed = "name a folder with config.json, tokenizer.json and model.safetensors";
             return Err(Error::config("folder", "\"\"", allowed));
         }
         in_range("max_tokens", self.max_tokens, 8, MAX_TOKENS)?;
-        in_range("max_text_bytes", self.max_text_bytes, 64, MAX_TEXT_BYTES)
+        in_range("max_text_bytes", self.max_text_bytes, TEXT_BYTES.0, TEXT_BYTES.1)?;
+        if self.prefix.len() > MAX_PREFIX_BYTES {
+            let allowed = format!("at most {MAX_PREFIX_BYTES} bytes are allowed");
+            return Err(Error::config("prefix", format!("{:?}", self.prefix), allowed));
+        }
+        Ok(())
     }
 }
 
@@ -117,10 +135,15 @@ mod tests {
             change(&mut config.full);
             config
         };
-        let bad: [(&str, ModelConfig); 6] = [
+        let bad: [(&str, ModelConfig); 8] = [
             ("folder", full(|encoder| encoder.folder = PathBuf::new())),
             ("max_tokens", full(|encoder| encoder.max_tokens = 7)),
             ("max_text_bytes", full(|encoder| encoder.max_text_bytes = 0)),
+            ("prefix", full(|encoder| encoder.prefix = "query: ".repeat(7))),
+            ("max_tokens", {
+                let light = EncoderConfig { max_tokens: 7, folder: "m".into(), ..EncoderConfig::default() };
+                ModelConfig { light, ..ModelConfig::default() }
+            }),
             ("devices", ModelConfig { devices: vec!["tpu".into()], ..Default::default() }),
             ("threads", ModelConfig { threads: MAX_THREADS + 1, ..Default::default() }),
             ("micro_batch_tokens", ModelConfig { micro_batch_tokens: 0, ..Default::default() }),
@@ -130,5 +153,7 @@ mod tests {
             assert!(message.contains(key), "{message}");
         }
         assert!(toml::from_str::<ModelConfig>("thread = 2").is_err(), "unknown keys are refused");
+        let without_light: ModelConfig = toml::from_str("light = { folder = \"\" }").unwrap();
+        without_light.validate().unwrap();
     }
 }

@@ -1,8 +1,8 @@
 //! The text encoder: a model folder turned into unit vectors, one per text.
 //!
 //! Tokenising and encoding are two calls, because the node tokenises on its fetch thread while the score thread runs the network.
-//! `encode` sorts the texts by length, cuts them into micro-batches by token budget, takes the mean over each text's tokens and
-//! normalises it.
+//! A network's `encode` sorts the texts by length, cuts them into micro-batches by token budget, takes the mean over each text's tokens and
+//! normalises it; a static encoder looks the tokens up on the calling thread.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,13 +11,14 @@ use burn::tensor::Device;
 use sha2::{Digest, Sha256};
 
 use crate::bert::Bert;
-use crate::bert_config::BertConfig;
 use crate::config::EncoderConfig;
 use crate::device::Devices;
 use crate::embeddings::Embeddings;
 use crate::error::Error;
+use crate::family::Family;
 use crate::metrics;
-use crate::text::{TextTokenizer, Tokens};
+use crate::static_encoder::StaticEncoder;
+use crate::text::{Reading, TextTokenizer, Tokens};
 use crate::weights::WeightsFile;
 
 /// A loaded encoder; clones share the weights and the thread pool.
@@ -27,11 +28,17 @@ pub struct Encoder(Arc<Inner>);
 struct Inner {
     name: String,
     tokenizer: TextTokenizer,
-    network: Bert,
+    network: Network,
     devices: Devices,
     vocabulary: u32,
     max_tokens: usize,
     dimension: usize,
+    memory_bytes: usize,
+}
+
+enum Network {
+    Bert(Box<Bert>),
+    Static(StaticEncoder),
 }
 
 impl Encoder {
@@ -43,28 +50,41 @@ impl Encoder {
         config.validate()?;
         let started = Instant::now();
         let folder = config.folder.as_path();
-        let bert = BertConfig::load(folder)?;
-        if config.max_tokens > bert.max_position_embeddings {
-            let allowed = format!("{} has positions for {} tokens", folder.display(), bert.max_position_embeddings);
-            return Err(Error::config("max_tokens", config.max_tokens, allowed));
-        }
+        let family = Family::load(folder)?;
+        let file = WeightsFile::read(&folder.join("model.safetensors"))?;
+        let weights = file.tensors()?;
+        let (network, reading, vocabulary, dimension, memory_bytes) = match &family {
+            Family::Bert(bert) => {
+                if config.max_tokens > bert.max_position_embeddings {
+                    let allowed =
+                        format!("{} has positions for {} tokens", folder.display(), bert.max_position_embeddings);
+                    return Err(Error::config("max_tokens", config.max_tokens, allowed));
+                }
+                let network = Network::Bert(Box::new(Bert::load(bert, weights, devices.device())?));
+                (network, Reading::Framed, bert.vocab_size, bert.hidden_size, bert.parameters() * size_of::<f32>())
+            }
+            Family::Static(table) => {
+                let table = StaticEncoder::load(table, &weights)?;
+                let (vocabulary, dimension, bytes) = (table.vocabulary(), table.dimension(), table.memory_bytes());
+                (Network::Static(table), Reading::KnownWords, vocabulary, dimension, bytes)
+            }
+        };
         let tokenizer_file = folder.join("tokenizer.json");
-        let tokenizer =
-            TextTokenizer::load(&tokenizer_file, bert.vocab_size, config.max_tokens, config.max_text_bytes)?;
-        let weights = WeightsFile::read(&folder.join("model.safetensors"))?;
-        let network = Bert::load(&bert, weights.tensors()?, devices.device())?;
+        let tokenizer = TextTokenizer::load(&tokenizer_file, vocabulary, reading, config)?;
         let tokenizer_bytes =
             std::fs::read(&tokenizer_file).map_err(|source| Error::reading(&tokenizer_file, source))?;
-        let name = name(&bert, config, &[weights.bytes(), &tokenizer_bytes]);
-        tracing::info!(encoder = name, folder = %folder.display(), seconds = started.elapsed().as_secs_f64(), "encoder loaded");
+        let name = name(&family, config, &[file.bytes(), &tokenizer_bytes]);
+        let seconds = started.elapsed().as_secs_f64();
+        tracing::info!(encoder = name, folder = %folder.display(), memory_bytes, seconds, "encoder loaded");
         Ok(Encoder(Arc::new(Inner {
             name,
             tokenizer,
             network,
             devices: devices.clone(),
-            vocabulary: bert.vocab_size as u32,
+            vocabulary: vocabulary as u32,
             max_tokens: config.max_tokens,
-            dimension: bert.hidden_size,
+            dimension,
+            memory_bytes,
         })))
     }
 
@@ -73,8 +93,13 @@ impl Encoder {
         self.0.dimension
     }
 
-    /// Family, shape and the start of a SHA-256 over all that decides a vector (weights, tokenizer, the shape's numbers, where texts are
-    /// cut), for example `bert-6x384-53aa51172d14`: equal names mean equal vectors, wherever the folder lies.
+    /// Bytes of its weights in memory; the tokenizer's are not among them.
+    pub fn memory_bytes(&self) -> usize {
+        self.0.memory_bytes
+    }
+
+    /// Family, shape and the start of a SHA-256 over all that decides a vector (weights, tokenizer, the shape's numbers, the prefix, where
+    /// texts are cut), for example `bert-6x384-53aa51172d14`: equal names mean equal vectors, wherever the folder lies.
     pub fn name(&self) -> &str {
         &self.0.name
     }
@@ -84,10 +109,14 @@ impl Encoder {
         self.0.tokenizer.tokenize(texts)
     }
 
-    /// One unit vector per text, in the order of `tokens`; blocks the calling thread while the device works.
+    /// One unit vector per text, in the order of `tokens`; blocks the calling thread while the device works. A text in which a static
+    /// encoder knows no token has the zero vector.
     pub fn encode(&self, tokens: &Tokens) -> Result<Embeddings, Error> {
         let started = Instant::now();
-        let embeddings = self.0.devices.install(|| self.0.encode(tokens))?;
+        let embeddings = match &self.0.network {
+            Network::Bert(bert) => self.0.devices.install(|| self.0.encode(bert, tokens))?,
+            Network::Static(table) => table.encode(tokens)?,
+        };
         metrics::encoded(tokens.len(), tokens.total(), started);
         Ok(embeddings)
     }
@@ -108,14 +137,14 @@ impl Encoder {
 }
 
 impl Inner {
-    fn encode(&self, tokens: &Tokens) -> Result<Embeddings, Error> {
+    fn encode(&self, network: &Bert, tokens: &Tokens) -> Result<Embeddings, Error> {
         let mut order: Vec<usize> = (0..tokens.len()).collect();
         order.sort_by_key(|text| tokens.ids(*text).len());
         let mut embeddings = Embeddings::zeros(self.dimension, tokens.len());
         let mut rest = order.as_slice();
         while !rest.is_empty() {
             let (batch, after) = rest.split_at(self.micro_batch(tokens, rest));
-            self.encode_batch(tokens, batch, &mut embeddings)?;
+            self.encode_batch(network, tokens, batch, &mut embeddings)?;
             rest = after;
         }
         Ok(embeddings)
@@ -133,7 +162,13 @@ impl Inner {
         fitting.count().max(1)
     }
 
-    fn encode_batch(&self, tokens: &Tokens, texts: &[usize], embeddings: &mut Embeddings) -> Result<(), Error> {
+    fn encode_batch(
+        &self,
+        network: &Bert,
+        tokens: &Tokens,
+        texts: &[usize],
+        embeddings: &mut Embeddings,
+    ) -> Result<(), Error> {
         let lengths: Vec<usize> = texts.iter().map(|text| tokens.ids(*text).len()).collect();
         let ids: Vec<u32> = texts.iter().flat_map(|text| tokens.ids(*text)).copied().collect();
         if ids.iter().any(|id| *id >= self.vocabulary)
@@ -142,7 +177,7 @@ impl Inner {
             return Err(Error::fault("encoding", "the tokens were made by another encoder"));
         }
         let hidden =
-            self.network.forward(&ids, &lengths)?.try_into_data().map_err(|error| Error::fault("encoding", error))?;
+            network.forward(&ids, &lengths)?.try_into_data().map_err(|error| Error::fault("encoding", error))?;
         let mut rows = hidden.as_slice::<f32>().map_err(|error| Error::fault("encoding", error))?;
         for (text, length) in texts.iter().zip(lengths) {
             let (own, after) = rows.split_at(length * self.dimension);
@@ -162,12 +197,15 @@ fn mean_of_rows(rows: &[f32], out: &mut [f32]) {
     out.iter_mut().for_each(|value| *value /= length);
 }
 
-fn name(bert: &BertConfig, config: &EncoderConfig, files: &[&[u8]]) -> String {
+fn name(family: &Family, config: &EncoderConfig, files: &[&[u8]]) -> String {
     let mut hasher = Sha256::new();
     files.iter().for_each(|file| hasher.update(file));
-    hasher.update(format!("{bert:?} {} {}", config.max_tokens, config.max_text_bytes));
+    hasher.update(format!("{family:?} {} {} {:?}", config.max_tokens, config.max_text_bytes, config.prefix));
     let start: String = hasher.finalize()[..6].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{}x{}-{start}", bert.model_type, bert.num_hidden_layers, bert.hidden_size)
+    match family {
+        Family::Bert(bert) => format!("{}-{}x{}-{start}", bert.model_type, bert.num_hidden_layers, bert.hidden_size),
+        Family::Static(table) => format!("static-{}-{start}", table.hidden_dim),
+    }
 }
 
 impl std::fmt::Debug for Encoder {

@@ -11,9 +11,12 @@ mod device;
 mod encoder;
 mod text;
 mod embeddings;
+mod family;
 mod bert;
 mod bert_config;
 mod gelu;
+mod static_encoder;
+mod static_config;
 mod weights;
 
 mod catalogue;
