@@ -41,6 +41,7 @@ impl Sample {
             seed: 42,
             now_ms: NOW_MS,
             encoder: PathBuf::from("/models/minilm-l6"),
+            light_encoder: Some(PathBuf::from("/models/potion")),
         };
         write_sample(&request).unwrap();
         let catalogue = Catalogue::load(&folder.path().join("catalogue.toml")).unwrap();

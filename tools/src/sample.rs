@@ -13,7 +13,7 @@ use larder_serve::NodeConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{absolute, sha256, sha256_file, write_json_lines, write_whole};
-use crate::known_models::{DEFAULT_MODEL, models_folder};
+use crate::known_models::{DEFAULT_MODEL, LIGHT_MODEL, models_folder};
 use crate::output::{print_json, say};
 use crate::progress::{Stage, Unit, bytes, count};
 use crate::shop::Shop;
@@ -66,6 +66,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         seed: arguments.seed,
         now_ms: arguments.now.map_or_else(start_of_today_ms, |now| now.timestamp_millis()),
         encoder: models.join(DEFAULT_MODEL),
+        light_encoder: Some(models.join(LIGHT_MODEL)),
     };
     let record = write_sample(&request)?;
     if arguments.json {
@@ -74,9 +75,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let out = request.out.display();
     say!(
         "Wrote {} users, {} orders, {} training and {} test questions to {out}.\n\
-         Next: larder ingest load --config {out}/larder.toml --tenant {TENANT} --view profile {out}/profile.parquet\n      \
+         Next: larder model get {DEFAULT_MODEL} && larder model get {LIGHT_MODEL}\n      \
+         larder ingest load --config {out}/larder.toml --tenant {TENANT} --view profile {out}/profile.parquet\n      \
          larder ingest load --config {out}/larder.toml --tenant {TENANT} --view orders {out}/orders.parquet\n      \
          larder model train --config {out}/larder.toml --tenant {TENANT} --questions {out}/train.jsonl\n      \
+         larder model train --config {out}/larder.toml --tenant {TENANT} --questions {out}/train.jsonl --rung light\n      \
          larder serve --config {out}/larder.toml",
         count(record.users as u64),
         count(record.orders as u64),
@@ -97,8 +100,10 @@ pub struct SampleRequest {
     pub seed: u64,
     /// The shop's present, Unix milliseconds UTC: nothing in it is later.
     pub now_ms: i64,
-    /// The encoder's folder, for larder.toml.
+    /// The folder of the full rung's encoder, for larder.toml.
     pub encoder: PathBuf,
+    /// That of the light rung's; without one the shop has no such rung.
+    pub light_encoder: Option<PathBuf>,
 }
 
 /// sample.json: what a folder was made from, and what was written.
@@ -109,6 +114,8 @@ pub struct SampleRecord {
     seed: u64,
     now_ms: i64,
     encoder: PathBuf,
+    #[serde(default)]
+    light_encoder: Option<PathBuf>,
     /// Checksum of the texts that are compiled into the command.
     texts_sha256: String,
     orders: usize,
@@ -183,7 +190,9 @@ pub fn write_sample(request: &SampleRequest) -> Result<SampleRecord> {
 
     let stage = Stage::start("questions", Unit::Items);
     write_editable(out, CATALOGUE_FILE, CATALOGUE, &mut record)?;
-    write_editable(out, CONFIG, &larder_toml(&absolute(&request.encoder)?), &mut record)?;
+    let light_encoder = request.light_encoder.as_deref().map(absolute).transpose()?;
+    let config = larder_toml(&absolute(&request.encoder)?, light_encoder.as_deref());
+    write_editable(out, CONFIG, &config, &mut record)?;
     let features = encoded_features(&out.join(CONFIG))?;
     let (train, test) = ask(&QuestionTexts::parse(QUESTIONS)?, &shop, &features, request.seed, request.now_ms)?;
     write_json_lines(&out.join("train.jsonl"), &train)?;
@@ -236,13 +245,14 @@ fn encoded_features(config: &Path) -> Result<Vec<String>> {
 }
 
 fn new_record(request: &SampleRequest) -> Result<SampleRecord> {
-    let texts = [CATALOGUE, QUESTIONS, &larder_toml(&request.encoder)].concat();
+    let texts = [CATALOGUE, QUESTIONS, &larder_toml(&request.encoder, request.light_encoder.as_deref())].concat();
     Ok(SampleRecord {
         format: FORMAT,
         users: request.users,
         seed: request.seed,
         now_ms: request.now_ms,
         encoder: request.encoder.clone(),
+        light_encoder: request.light_encoder.clone(),
         texts_sha256: sha256(texts.as_bytes())?,
         orders: 0,
         train_questions: 0,
@@ -277,6 +287,7 @@ mod tests {
             seed: 42,
             now_ms: 1_790_000_000_000,
             encoder: PathBuf::from("/models/minilm-l6"),
+            light_encoder: Some(PathBuf::from("/models/potion")),
         }
     }
 
