@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::Error;
 
@@ -31,14 +31,16 @@ pub struct ModelConfig {
     /// Tokens that go through a network together. Larger only costs cache misses once the matrix products are efficient.
     pub micro_batch_tokens: usize,
     /// The encoder of the rung `full`.
+    #[serde(deserialize_with = "full_encoder")]
     pub full: EncoderConfig,
     /// The encoder of the rung `light`; without a folder there is no such rung.
+    #[serde(deserialize_with = "light_encoder")]
     pub light: EncoderConfig,
 }
 
 /// One text encoder: which, and how much of a text it reads.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(from = "EncoderTable")]
 pub struct EncoderConfig {
     /// A folder in the Hugging Face layout: config.json, tokenizer.json, model.safetensors. Empty names no encoder.
     pub folder: PathBuf,
@@ -48,6 +50,41 @@ pub struct EncoderConfig {
     pub max_tokens: usize,
     /// Bytes of a text that are tokenised at all, the prefix included; the rest is cut before any work is spent on it.
     pub max_text_bytes: usize,
+}
+
+/// An encoder's table as it is written; what it leaves out has the default of its place.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EncoderTable {
+    folder: Option<PathBuf>,
+    prefix: Option<String>,
+    max_tokens: Option<usize>,
+    max_text_bytes: Option<usize>,
+}
+
+impl EncoderTable {
+    fn or(self, default: EncoderConfig) -> EncoderConfig {
+        EncoderConfig {
+            folder: self.folder.unwrap_or(default.folder),
+            prefix: self.prefix.unwrap_or(default.prefix),
+            max_tokens: self.max_tokens.unwrap_or(default.max_tokens),
+            max_text_bytes: self.max_text_bytes.unwrap_or(default.max_text_bytes),
+        }
+    }
+}
+
+impl From<EncoderTable> for EncoderConfig {
+    fn from(table: EncoderTable) -> EncoderConfig {
+        table.or(EncoderConfig::default())
+    }
+}
+
+fn full_encoder<'de, D: Deserializer<'de>>(deserializer: D) -> Result<EncoderConfig, D::Error> {
+    Ok(EncoderTable::deserialize(deserializer)?.or(ModelConfig::default().full))
+}
+
+fn light_encoder<'de, D: Deserializer<'de>>(deserializer: D) -> Result<EncoderConfig, D::Error> {
+    Ok(EncoderTable::deserialize(deserializer)?.or(ModelConfig::default().light))
 }
 
 impl Default for ModelConfig {
@@ -153,6 +190,11 @@ mod tests {
             assert!(message.contains(key), "{message}");
         }
         assert!(toml::from_str::<ModelConfig>("thread = 2").is_err(), "unknown keys are refused");
+        assert!(toml::from_str::<ModelConfig>("full = { fold = \"x\" }").is_err());
+        let partial: ModelConfig = toml::from_str("full = { max_tokens = 64 }\nlight = { prefix = \"x\" }").unwrap();
+        let folders = [partial.full.folder.to_str(), partial.light.folder.to_str()];
+        assert_eq!(folders, [Some("models/minilm-l6"), Some("models/potion")], "what is left out has its default");
+        assert_eq!(toml::from_str::<EncoderConfig>("max_tokens = 64").unwrap().named(), None);
         let without_light: ModelConfig = toml::from_str("light = { folder = \"\" }").unwrap();
         without_light.validate().unwrap();
     }
