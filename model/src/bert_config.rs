@@ -54,17 +54,6 @@ impl BertConfig {
         Ok(config)
     }
 
-    /// Numbers in the network, token types aside, which are folded into the positions.
-    pub(crate) fn parameters(&self) -> usize {
-        let (hidden, inner) = (self.hidden_size, self.intermediate_size);
-        let attention = 4 * (hidden * hidden + hidden);
-        let feed_forward = 2 * hidden * inner + inner + hidden;
-        let norm = 2 * hidden;
-        (self.vocab_size + self.max_position_embeddings) * hidden
-            + norm
-            + self.num_hidden_layers * (attention + feed_forward + 2 * norm)
-    }
-
     /// Values per attention head.
     pub(crate) fn head_size(&self) -> usize {
         self.hidden_size / self.num_attention_heads

@@ -1,13 +1,11 @@
 //! The text encoder: a model folder turned into unit vectors, one per text.
 //!
 //! Tokenising and encoding are two calls, because the node tokenises on its fetch thread while the score thread runs the network.
-//! A network's `encode` sorts the texts by length, cuts them into micro-batches by token budget, takes the mean over each text's tokens and
-//! normalises it; a static encoder looks the tokens up on the calling thread.
+//! What a batch becomes on its way through the network is in `sentence_bert`; a static encoder looks the tokens up on the calling thread.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use burn::tensor::Device;
 use sha2::{Digest, Sha256};
 
 use crate::bert::Bert;
@@ -17,6 +15,7 @@ use crate::embeddings::Embeddings;
 use crate::error::Error;
 use crate::family::Family;
 use crate::metrics;
+use crate::sentence_bert::SentenceBert;
 use crate::static_encoder::StaticEncoder;
 use crate::text::{Reading, TextTokenizer, Tokens};
 use crate::weights::WeightsFile;
@@ -37,7 +36,7 @@ struct Inner {
 }
 
 enum Network {
-    Bert(Box<Bert>),
+    Bert(Box<SentenceBert>),
     Static(StaticEncoder),
 }
 
@@ -60,8 +59,10 @@ impl Encoder {
                         format!("{} has positions for {} tokens", folder.display(), bert.max_position_embeddings);
                     return Err(Error::config("max_tokens", config.max_tokens, allowed));
                 }
-                let network = Network::Bert(Box::new(Bert::load(bert, weights, devices.device())?));
-                (network, Reading::Framed, bert.vocab_size, bert.hidden_size, bert.parameters() * size_of::<f32>())
+                let network = Bert::load(bert, weights)?;
+                let network = SentenceBert::new(network, bert.hidden_size, devices.micro_batch_tokens());
+                let bytes = network.bytes();
+                (Network::Bert(Box::new(network)), Reading::Framed, bert.vocab_size, bert.hidden_size, bytes)
             }
             Family::Static(table) => {
                 let table = StaticEncoder::load(table, &weights)?;
@@ -114,9 +115,17 @@ impl Encoder {
     pub fn encode(&self, tokens: &Tokens) -> Result<Embeddings, Error> {
         let started = Instant::now();
         let embeddings = match &self.0.network {
-            Network::Bert(bert) => self.0.devices.install(|| self.0.encode(bert, tokens))?,
+            Network::Bert(network) => {
+                self.0.check(tokens)?;
+                let mut embeddings = Embeddings::zeros(self.0.dimension, tokens.len());
+                self.0.devices.install(|| network.encode(tokens, &mut embeddings.data));
+                embeddings
+            }
             Network::Static(table) => table.encode(tokens)?,
         };
+        if !embeddings.data.iter().all(|value| value.is_finite()) {
+            return Err(Error::fault("encoding", "a vector is no finite number"));
+        }
         metrics::encoded(tokens.len(), tokens.total(), started);
         Ok(embeddings)
     }
@@ -126,75 +135,24 @@ impl Encoder {
         self.encode(&self.tokenize(texts)?)
     }
 
-    pub(crate) fn device(&self) -> &Device {
-        self.0.devices.device()
-    }
-
-    /// Runs other model work of this encoder (catalogue search) on its device.
+    /// Runs other model work of this encoder (catalogue search) on its threads.
     pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.0.devices.install(work)
     }
 }
 
 impl Inner {
-    fn encode(&self, network: &Bert, tokens: &Tokens) -> Result<Embeddings, Error> {
-        let mut order: Vec<usize> = (0..tokens.len()).collect();
-        order.sort_by_key(|text| tokens.ids(*text).len());
-        let mut embeddings = Embeddings::zeros(self.dimension, tokens.len());
-        let mut rest = order.as_slice();
-        while !rest.is_empty() {
-            let (batch, after) = rest.split_at(self.micro_batch(tokens, rest));
-            self.encode_batch(network, tokens, batch, &mut embeddings)?;
-            rest = after;
+    /// Refuses tokens that would read beyond the tables.
+    fn check(&self, tokens: &Tokens) -> Result<(), Error> {
+        let fits = |text: usize| {
+            let ids = tokens.ids(text);
+            (1..=self.max_tokens).contains(&ids.len()) && ids.iter().all(|id| *id < self.vocabulary)
+        };
+        if (0..tokens.len()).all(fits) {
+            return Ok(());
         }
-        Ok(embeddings)
+        Err(Error::fault("encoding", "the tokens were made by another encoder"))
     }
-
-    /// How many of the next texts fit the token budget; at least one.
-    fn micro_batch(&self, tokens: &Tokens, texts: &[usize]) -> usize {
-        let mut budget = self.devices.micro_batch_tokens();
-        let fitting = texts.iter().take_while(|text| {
-            let length = tokens.ids(**text).len();
-            let fits = length <= budget;
-            budget = budget.saturating_sub(length);
-            fits
-        });
-        fitting.count().max(1)
-    }
-
-    fn encode_batch(
-        &self,
-        network: &Bert,
-        tokens: &Tokens,
-        texts: &[usize],
-        embeddings: &mut Embeddings,
-    ) -> Result<(), Error> {
-        let lengths: Vec<usize> = texts.iter().map(|text| tokens.ids(*text).len()).collect();
-        let ids: Vec<u32> = texts.iter().flat_map(|text| tokens.ids(*text)).copied().collect();
-        if ids.iter().any(|id| *id >= self.vocabulary)
-            || lengths.iter().any(|length| !(1..=self.max_tokens).contains(length))
-        {
-            return Err(Error::fault("encoding", "the tokens were made by another encoder"));
-        }
-        let hidden =
-            network.forward(&ids, &lengths)?.try_into_data().map_err(|error| Error::fault("encoding", error))?;
-        let mut rows = hidden.as_slice::<f32>().map_err(|error| Error::fault("encoding", error))?;
-        for (text, length) in texts.iter().zip(lengths) {
-            let (own, after) = rows.split_at(length * self.dimension);
-            mean_of_rows(own, embeddings.row_mut(*text));
-            rows = after;
-        }
-        Ok(())
-    }
-}
-
-/// The mean of the token vectors, scaled to length 1.
-fn mean_of_rows(rows: &[f32], out: &mut [f32]) {
-    for row in rows.chunks_exact(out.len()) {
-        out.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
-    }
-    let length = out.iter().map(|value| value * value).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
-    out.iter_mut().for_each(|value| *value /= length);
 }
 
 fn name(family: &Family, config: &EncoderConfig, files: &[&[u8]]) -> String {

@@ -12,15 +12,17 @@ mod encoder;
 mod text;
 mod embeddings;
 mod family;
+mod sentence_bert;
 mod bert;
 mod bert_config;
-mod gelu;
+mod cpu;
 mod static_encoder;
 mod static_config;
 mod weights;
 
 mod catalogue;
 mod index;
+mod search;
 mod vectors_file;
 mod features;
 
@@ -52,5 +54,6 @@ pub use metrics::describe_metrics;
 pub use question::LabelledQuestion;
 pub use ranking::Ranking;
 pub use report::TrainReport;
+pub use search::Neighbour;
 pub use text::Tokens;
 pub use train::{TrainOptions, TrainProgress, TrainRequest, TrainStage};

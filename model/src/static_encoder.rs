@@ -69,7 +69,7 @@ impl StaticEncoder {
     pub(crate) fn encode(&self, tokens: &Tokens) -> Result<Embeddings, Error> {
         let mut embeddings = Embeddings::zeros(self.dimension, tokens.len());
         for text in 0..tokens.len() {
-            let vector = embeddings.row_mut(text);
+            let vector = &mut embeddings.data[text * self.dimension..][..self.dimension];
             for &token in tokens.ids(text) {
                 self.add(token as usize, vector)?;
             }

@@ -63,6 +63,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         users: arguments.users,
         seed: arguments.seed,
         now_ms: start_of_today_ms(),
+        label_noise: 0.0,
+        distractors: 0,
         encoder,
         light_encoder,
     };

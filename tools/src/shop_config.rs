@@ -5,19 +5,30 @@
 
 use std::path::Path;
 
+use crate::shop::{DISTRACTOR_VALUES, distractor};
+
 /// Name of the shop's one tenant.
 pub(crate) const TENANT: &str = "demo";
 /// The shop's views, and the Parquet file each one is built from.
 pub(crate) const VIEWS: [(&str, &str); 2] = [("profile", "profile.parquet"), ("orders", "orders.parquet")];
 
-/// The text of larder.toml, with the folders of the encoders filled in.
-pub(crate) fn larder_toml(encoder: &Path, light_encoder: Option<&Path>) -> String {
+/// The text of larder.toml, with the folders of the encoders filled in and so many features that mean nothing.
+pub(crate) fn larder_toml(encoder: &Path, light_encoder: Option<&Path>, distractors: usize) -> String {
     let quoted = |folder: &Path| toml::Value::String(folder.display().to_string()).to_string();
     let light_head = if light_encoder.is_some() { LIGHT_HEAD } else { "" };
+    let values = DISTRACTOR_VALUES.map(|value| format!("{value:?}")).join(", ");
+    let line = |text: fn(&str, &str) -> String| -> String {
+        (1..=distractors).map(|number| text(&distractor(number), &values)).collect()
+    };
+    let features = line(|name, _| format!("  {{ name = \"{name}\", type = \"utf8\" }},\n"));
+    let encodings =
+        line(|name, values| format!("  {{ feature = \"profile:{name}\", encode = {{ one_hot = [{values}] }} }},\n"));
     TEMPLATE
         .replace("{encoder}", &quoted(encoder))
         .replace("{light_encoder}", &quoted(light_encoder.unwrap_or(Path::new(""))))
         .replace("{light_head}", light_head)
+        .replace("{distractors}\n", &features)
+        .replace("{encoded distractors}\n", &encodings)
 }
 
 const LIGHT_HEAD: &str = "light_head = \"light-head.safetensors\"\n";
@@ -59,6 +70,7 @@ features = [
   { name = "loyalty_points", type = "i64" },
   { name = "store_credit", type = "f64" },
   { name = "is_business", type = "bool" },
+{distractors}
 ]
 
 # The newest 20 orders of each user, newest first.
@@ -113,6 +125,7 @@ features = [
   { feature = "orders:shipped_at" },
   { feature = "orders:expected_at" },
   { feature = "orders:delivered_at", encode = { age_days = [1.0, 7.0, 30.0, 180.0] } },
+{encoded distractors}
 ]
 "#;
 
@@ -131,7 +144,7 @@ mod tests {
     }
 
     fn parse(light_encoder: Option<&Path>) -> NodeConfig {
-        NodeConfig::parse(&larder_toml(Path::new("models/with \"quotes\""), light_encoder)).unwrap()
+        NodeConfig::parse(&larder_toml(Path::new("models/with \"quotes\""), light_encoder, 5)).unwrap()
     }
 
     #[test]
@@ -151,7 +164,7 @@ mod tests {
 
     #[test]
     fn every_value_of_the_shop_is_in_its_vocabulary() {
-        let shop = Shop::generate(1, 2_000, 1_790_000_000_000);
+        let shop = Shop::generate(1, 2_000, 1_790_000_000_000).with_distractors(5);
         let mut checked = 0;
         for EncodedFeature { feature, encoding } in config().service("answers").unwrap().encoded_features() {
             let Encoding::OneHot(known) = encoding else { continue };
@@ -160,12 +173,12 @@ mod tests {
                 checked += 1;
             }
         }
-        assert_eq!(checked, 4 * 2_000);
+        assert_eq!(checked, (4 + 5) * 2_000);
     }
 
     #[test]
     fn the_shop_knows_every_feature_of_the_service() {
-        let shop = Shop::generate(1, 10, 1_790_000_000_000);
+        let shop = Shop::generate(1, 10, 1_790_000_000_000).with_distractors(5);
         for feature in &config().service("answers").unwrap().features {
             assert!(shop.value(0, &feature.feature).is_some(), "{}", feature.feature);
         }
