@@ -1,43 +1,163 @@
 //! Where models run: the devices of a node, opened once and shared by all of its encoders.
 //!
 //! The CPU device has a thread pool of its own: Burn's parallel loops run in the pool of the thread that calls them, and two models
-//! sharing the global pool would steal each other's work.
+//! sharing the global pool would steal each other's work. Callers enter that pool themselves, so that the CPU costs no queue; an
+//! accelerator is driven by its own thread (`accelerator`). `schedule` says which device takes a job, `residence` what happens when it
+//! fails.
+//!
+//! The CPU is always there, on standby where larder.toml does not list it, and has every encoder's weights from the start: they are
+//! needed to check what the other devices compute, and a reserve that must first read 90 MB from a disk is none.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use crate::accelerator::{Accelerator, Measured, Pending, Placement, Source};
+use crate::bert_config::BertConfig;
+use crate::bert_weights::BertWeights;
+use crate::bucket::Bucket;
 use crate::config::ModelConfig;
+use crate::device_name::DeviceName;
+use crate::device_status::{DeviceState, DeviceStatus, Failure};
+use crate::embeddings::Embeddings;
 use crate::error::Error;
+use crate::metrics;
+use crate::rehearsal::{Flaw, Rehearsal};
+use crate::residence::Residence;
+use crate::schedule::Schedule;
+use crate::self_check::Reference;
+use crate::text::Tokens;
 
 /// The devices of a node; clones share them.
 #[derive(Clone)]
 pub struct Devices(Arc<Inner>);
 
-struct Inner {
-    device: Device,
-    pool: ThreadPool,
+pub(crate) struct Inner {
+    /// In the order of the schedule.
+    pub(crate) places: Vec<Place>,
+    /// The place of the CPU that other model work runs on.
+    cpu: usize,
+    schedule: Mutex<Schedule>,
     micro_batch_tokens: usize,
+    encoders: AtomicU64,
+}
+
+/// What a device is made of.
+pub(crate) enum Place {
+    /// A pool that callers enter.
+    Cpu(ThreadPool, Option<Mutex<Flaw>>),
+    /// A thread that takes jobs.
+    Accelerator(Accelerator),
+    /// Nothing: it was broken when it was opened.
+    Nowhere,
+}
+
+/// A device to open.
+struct Plan {
+    name: String,
+    state: DeviceState,
+    kind: PlanKind,
+}
+
+enum PlanKind {
+    Cpu { threads: usize, flaw: Option<Flaw> },
+    Accelerator { source: Source, dtype: DType },
 }
 
 impl Devices {
-    /// Opens the devices that the configuration names.
+    /// Opens the devices that the configuration names. One that does not open or fails its self-check is broken from the start and
+    /// is no error: the CPU answers, and `states` says so.
     ///
     /// # Errors
     /// `FixConfig` for a value in `config`, `ReportFault` when threads cannot be started.
     pub fn open(config: &ModelConfig) -> Result<Devices, Error> {
         config.validate()?;
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(config.threads)
-            .thread_name(|index| format!("model-{index}"))
-            .build()
-            .map_err(|error| Error::fault("starting the model's threads", error))?;
-        Ok(Devices(Arc::new(Inner { device: Device::flex(), pool, micro_batch_tokens: config.micro_batch_tokens })))
+        let names = DeviceName::parse_all(&config.devices)?;
+        let standby = (!names.contains(&DeviceName::Cpu)).then_some((DeviceName::Cpu, DeviceState::Standby));
+        let listed = names.into_iter().map(|name| (name, DeviceState::Ready));
+        let plan = |(name, state): (DeviceName, DeviceState)| {
+            let kind = match name {
+                DeviceName::Cpu => PlanKind::Cpu { threads: config.threads, flaw: None },
+                DeviceName::Cuda(number) => {
+                    PlanKind::Accelerator { source: Source::Cuda(number), dtype: config.cuda_dtype.into() }
+                }
+            };
+            Plan { name: name.to_string(), state, kind }
+        };
+        Devices::build(listed.chain(standby).map(plan).collect(), config.micro_batch_tokens)
     }
 
-    pub(crate) fn device(&self) -> &Device {
-        &self.0.device
+    /// Opens devices for tests in place of those that the configuration names, and a CPU on standby where none is among them.
+    ///
+    /// # Errors
+    /// As `open`.
+    #[doc(hidden)]
+    pub fn rehearse(config: &ModelConfig, devices: Vec<Rehearsal>) -> Result<Devices, Error> {
+        config.validate()?;
+        let has_cpu = devices.iter().any(|device| matches!(device, Rehearsal::Cpu { .. }));
+        let plan = |(number, device): (usize, Rehearsal)| match device {
+            Rehearsal::Cpu { threads, flaw } => {
+                Plan { name: format!("cpu:{number}"), state: DeviceState::Ready, kind: PlanKind::Cpu { threads, flaw } }
+            }
+            Rehearsal::Accelerator { flaw } => {
+                let kind = PlanKind::Accelerator { source: Source::Rehearsal(flaw), dtype: DType::F32 };
+                Plan { name: format!("rehearsal:{number}"), state: DeviceState::Ready, kind }
+            }
+        };
+        let mut plans: Vec<Plan> = devices.into_iter().enumerate().map(plan).collect();
+        if !has_cpu {
+            let kind = PlanKind::Cpu { threads: config.threads, flaw: None };
+            plans.push(Plan { name: DeviceName::Cpu.to_string(), state: DeviceState::Standby, kind });
+        }
+        Devices::build(plans, config.micro_batch_tokens)
+    }
+
+    fn build(plans: Vec<Plan>, micro_batch_tokens: usize) -> Result<Devices, Error> {
+        let mut schedule = Schedule::new(plans.iter().map(|plan| (plan.name.clone(), plan.state)));
+        let mut places = Vec::with_capacity(plans.len());
+        for (device, plan) in plans.into_iter().enumerate() {
+            places.push(match plan.kind {
+                PlanKind::Cpu { threads, flaw } => Place::Cpu(pool(threads)?, flaw.map(Mutex::new)),
+                PlanKind::Accelerator { source, dtype } => match Accelerator::start(&plan.name, source, dtype) {
+                    Ok(accelerator) => {
+                        tracing::info!(device = plan.name, ?dtype, "device opened, its operations are right");
+                        Place::Accelerator(accelerator)
+                    }
+                    Err(failure) => {
+                        schedule.give_up(device, &failure);
+                        Place::Nowhere
+                    }
+                },
+            });
+        }
+        let cpu = places.iter().position(|place| matches!(place, Place::Cpu(..)));
+        let cpu = cpu.ok_or_else(|| Error::fault("opening the devices", "there is no CPU among them"))?;
+        let encoders = AtomicU64::new(0);
+        let schedule = Mutex::new(schedule);
+        Ok(Devices(Arc::new(Inner { places, cpu, schedule, micro_batch_tokens, encoders })))
+    }
+
+    /// How each device is; in the order of larder.toml, a CPU on standby last.
+    pub fn states(&self) -> Vec<DeviceStatus> {
+        self.schedule().statuses()
+    }
+
+    /// How many jobs can run at once: one on each ready device, and at least 1 for the CPU on standby.
+    pub fn parallel_jobs(&self) -> usize {
+        self.states().iter().filter(|device| device.state == DeviceState::Ready).count().max(1)
+    }
+
+    /// Sets the gauges of the devices' states and speeds, which are read when somebody asks.
+    pub fn observe(&self) {
+        self.states().iter().for_each(metrics::observe_device);
+    }
+
+    /// The device that work other than encoding runs on.
+    pub(crate) fn device(&self) -> Device {
+        Device::flex()
     }
 
     /// Tokens that go through a network together.
@@ -45,14 +165,87 @@ impl Devices {
         self.0.micro_batch_tokens
     }
 
-    /// Runs model work in the pool.
+    /// Runs model work in the CPU's pool.
     pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.0.pool.install(work)
+        match &self.0.places[self.0.cpu] {
+            Place::Cpu(pool, _) => pool.install(work),
+            // `build` saw to it that this is a CPU.
+            Place::Accelerator(_) | Place::Nowhere => work(),
+        }
     }
+
+    /// Makes an encoder at home on every accelerator, whose weights `weights` reads and which `on_cpu` runs on the CPU. Returns once
+    /// every bucket is warm and checked; a device that fails at it is broken.
+    ///
+    /// # Errors
+    /// Those of `weights` and `on_cpu`.
+    pub(crate) fn place(
+        &self,
+        encoder: &str,
+        bert: &BertConfig,
+        max_tokens: usize,
+        weights: impl FnOnce() -> Result<BertWeights, Error>,
+        on_cpu: &(dyn Fn(&Tokens) -> Result<Embeddings, Error> + Sync),
+    ) -> Result<Residence, Error> {
+        let id = self.0.encoders.fetch_add(1, Ordering::Relaxed);
+        let residence = Residence::new(self.clone(), id);
+        let accelerators = self.0.places.iter().any(|place| matches!(place, Place::Accelerator(_)));
+        if !accelerators {
+            return Ok(residence);
+        }
+        let reference = Reference::new(bert.vocab_size, max_tokens, |tokens| {
+            let began = Instant::now();
+            let vectors = self.install(|| on_cpu(tokens))?;
+            self.schedule().measured(self.0.cpu, Bucket::of_job(tokens), tokens.total(), began.elapsed());
+            Ok(vectors)
+        })?;
+        let placement = Placement {
+            id,
+            encoder: encoder.to_owned(),
+            weights: Arc::new(weights()?),
+            max_tokens,
+            reference: Arc::new(reference),
+        };
+        // All devices at once; then the answers one after the other.
+        let mut waiting: Vec<(usize, Result<Pending<Measured>, Failure>)> = Vec::new();
+        for (device, place) in self.0.places.iter().enumerate() {
+            if let Place::Accelerator(accelerator) = place {
+                waiting.push((device, accelerator.place(placement.clone())));
+            }
+        }
+        drop(placement);
+        for (device, pending) in waiting {
+            match pending.and_then(|pending| pending.wait(None)) {
+                Ok(measured) => {
+                    let mut schedule = self.schedule();
+                    measured
+                        .into_iter()
+                        .for_each(|(bucket, tokens, took)| schedule.measured(device, bucket, tokens, took));
+                }
+                Err(failure) => self.schedule().give_up(device, &failure),
+            }
+        }
+        Ok(residence)
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.0
+    }
+
+    pub(crate) fn schedule(&self) -> MutexGuard<'_, Schedule> {
+        // What it holds is changed in single steps, none of which panics halfway.
+        self.0.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn pool(threads: usize) -> Result<ThreadPool, Error> {
+    let builder = ThreadPoolBuilder::new().num_threads(threads).thread_name(|index| format!("model-{index}"));
+    builder.build().map_err(|error| Error::fault("starting the model's threads", error))
 }
 
 impl std::fmt::Debug for Devices {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Devices").field("threads", &self.0.pool.current_num_threads()).finish_non_exhaustive()
+        let names: Vec<String> = self.states().into_iter().map(|device| device.name).collect();
+        formatter.debug_struct("Devices").field("names", &names).finish_non_exhaustive()
     }
 }

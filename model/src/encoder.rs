@@ -1,8 +1,8 @@
 //! The text encoder: a model folder turned into unit vectors, one per text.
 //!
 //! Tokenising and encoding are two calls, because the node tokenises on its fetch thread while the score thread runs the network.
-//! `encode` sorts the texts by length, cuts them into micro-batches by token budget, takes the mean over each text's tokens and
-//! normalises it.
+//! `encode` hands the batch to the devices. On the CPU the texts are sorted by length, cut into micro-batches by token budget, and the
+//! mean over each text's tokens is normalised.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,11 +12,13 @@ use sha2::{Digest, Sha256};
 
 use crate::bert::Bert;
 use crate::bert_config::BertConfig;
+use crate::bert_weights::BertWeights;
 use crate::config::EncoderConfig;
 use crate::device::Devices;
 use crate::embeddings::Embeddings;
 use crate::error::Error;
 use crate::metrics;
+use crate::residence::Residence;
 use crate::text::{TextTokenizer, Tokens};
 use crate::weights::WeightsFile;
 
@@ -27,10 +29,17 @@ pub struct Encoder(Arc<Inner>);
 struct Inner {
     name: String,
     tokenizer: TextTokenizer,
-    network: Bert,
+    on_cpu: OnCpu,
+    residence: Residence,
     devices: Devices,
     vocabulary: u32,
     max_tokens: usize,
+}
+
+/// The way of a batch through the CPU.
+struct OnCpu {
+    network: Bert,
+    micro_batch_tokens: usize,
     dimension: usize,
 }
 
@@ -52,25 +61,33 @@ impl Encoder {
         let tokenizer =
             TextTokenizer::load(&tokenizer_file, bert.vocab_size, config.max_tokens, config.max_text_bytes)?;
         let weights = WeightsFile::read(&folder.join("model.safetensors"))?;
-        let network = Bert::load(&bert, weights.tensors()?, devices.device())?;
+        let network = Bert::load(&bert, weights.tensors()?, &devices.device())?;
+        let on_cpu = OnCpu { network, micro_batch_tokens: devices.micro_batch_tokens(), dimension: bert.hidden_size };
         let tokenizer_bytes =
             std::fs::read(&tokenizer_file).map_err(|source| Error::reading(&tokenizer_file, source))?;
         let name = name(&bert, config, &[weights.bytes(), &tokenizer_bytes]);
+        let residence = devices.place(
+            &name,
+            &bert,
+            config.max_tokens,
+            || BertWeights::read(&bert, weights.tensors()?),
+            &|tokens| on_cpu.encode(tokens),
+        )?;
         tracing::info!(encoder = name, folder = %folder.display(), seconds = started.elapsed().as_secs_f64(), "encoder loaded");
         Ok(Encoder(Arc::new(Inner {
             name,
             tokenizer,
-            network,
+            on_cpu,
+            residence,
             devices: devices.clone(),
             vocabulary: bert.vocab_size as u32,
             max_tokens: config.max_tokens,
-            dimension: bert.hidden_size,
         })))
     }
 
     /// Values per vector.
     pub fn dimension(&self) -> usize {
-        self.0.dimension
+        self.0.on_cpu.dimension
     }
 
     /// Family, shape and the start of a SHA-256 over all that decides a vector (weights, tokenizer, the shape's numbers, where texts are
@@ -84,10 +101,12 @@ impl Encoder {
         self.0.tokenizer.tokenize(texts)
     }
 
-    /// One unit vector per text, in the order of `tokens`; blocks the calling thread while the device works.
+    /// One unit vector per text, in the order of `tokens`; blocks the calling thread while a device works. A device that fails is
+    /// replaced by another one, and the caller does not notice.
     pub fn encode(&self, tokens: &Tokens) -> Result<Embeddings, Error> {
         let started = Instant::now();
-        let embeddings = self.0.devices.install(|| self.0.encode(tokens))?;
+        self.0.check(tokens)?;
+        let embeddings = self.0.residence.encode(tokens, &|tokens| self.0.on_cpu.encode(tokens))?;
         metrics::encoded(tokens.len(), tokens.total(), started);
         Ok(embeddings)
     }
@@ -97,17 +116,29 @@ impl Encoder {
         self.encode(&self.tokenize(texts)?)
     }
 
-    pub(crate) fn device(&self) -> &Device {
+    pub(crate) fn device(&self) -> Device {
         self.0.devices.device()
     }
 
-    /// Runs other model work of this encoder (catalogue search) on its device.
+    /// Runs other model work of this encoder (catalogue search) on the CPU.
     pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.0.devices.install(work)
     }
 }
 
 impl Inner {
+    /// Whether the tokens are ours: what a network cannot take would look like a failure of its device.
+    fn check(&self, tokens: &Tokens) -> Result<(), Error> {
+        let fits =
+            |ids: &[u32]| (1..=self.max_tokens).contains(&ids.len()) && ids.iter().all(|id| *id < self.vocabulary);
+        if (0..tokens.len()).all(|text| fits(tokens.ids(text))) {
+            return Ok(());
+        }
+        Err(Error::fault("encoding", "the tokens were made by another encoder"))
+    }
+}
+
+impl OnCpu {
     fn encode(&self, tokens: &Tokens) -> Result<Embeddings, Error> {
         let mut order: Vec<usize> = (0..tokens.len()).collect();
         order.sort_by_key(|text| tokens.ids(*text).len());
@@ -123,7 +154,7 @@ impl Inner {
 
     /// How many of the next texts fit the token budget; at least one.
     fn micro_batch(&self, tokens: &Tokens, texts: &[usize]) -> usize {
-        let mut budget = self.devices.micro_batch_tokens();
+        let mut budget = self.micro_batch_tokens;
         let fitting = texts.iter().take_while(|text| {
             let length = tokens.ids(**text).len();
             let fits = length <= budget;
@@ -136,11 +167,6 @@ impl Inner {
     fn encode_batch(&self, tokens: &Tokens, texts: &[usize], embeddings: &mut Embeddings) -> Result<(), Error> {
         let lengths: Vec<usize> = texts.iter().map(|text| tokens.ids(*text).len()).collect();
         let ids: Vec<u32> = texts.iter().flat_map(|text| tokens.ids(*text)).copied().collect();
-        if ids.iter().any(|id| *id >= self.vocabulary)
-            || lengths.iter().any(|length| !(1..=self.max_tokens).contains(length))
-        {
-            return Err(Error::fault("encoding", "the tokens were made by another encoder"));
-        }
         let hidden =
             self.network.forward(&ids, &lengths)?.try_into_data().map_err(|error| Error::fault("encoding", error))?;
         let mut rows = hidden.as_slice::<f32>().map_err(|error| Error::fault("encoding", error))?;
@@ -175,7 +201,7 @@ impl std::fmt::Debug for Encoder {
         formatter
             .debug_struct("Encoder")
             .field("name", &self.0.name)
-            .field("dimension", &self.0.dimension)
+            .field("dimension", &self.dimension())
             .finish_non_exhaustive()
     }
 }

@@ -6,13 +6,24 @@
 
 mod config;
 mod error;
+
 mod device;
+mod device_name;
+mod device_status;
+mod schedule;
+mod residence;
+mod accelerator;
+mod self_check;
+mod rehearsal;
 
 mod encoder;
 mod text;
 mod embeddings;
 mod bert;
 mod bert_config;
+mod bert_weights;
+mod padded_bert;
+mod bucket;
 mod gelu;
 mod weights;
 
@@ -37,8 +48,9 @@ mod files;
 mod metrics;
 
 pub use catalogue::{Catalogue, Intent, OUT_OF_SCOPE};
-pub use config::{EncoderConfig, ModelConfig};
+pub use config::{CudaDtype, EncoderConfig, ModelConfig};
 pub use device::Devices;
+pub use device_status::{DeviceState, DeviceStatus};
 pub use embeddings::Embeddings;
 pub use encoder::Encoder;
 pub use error::Error;
@@ -48,6 +60,8 @@ pub use index::CatalogueIndex;
 pub use metrics::describe_metrics;
 pub use question::LabelledQuestion;
 pub use ranking::Ranking;
+#[doc(hidden)]
+pub use rehearsal::{Flaw, FlawKind, Rehearsal};
 pub use report::TrainReport;
 pub use text::Tokens;
 pub use train::{TrainOptions, TrainProgress, TrainRequest, TrainStage};

@@ -56,6 +56,13 @@ impl Tokens {
         self.truncated[text]
     }
 
+    /// Texts that never were text: of self-checks and tests.
+    pub(crate) fn from_ids(texts: impl IntoIterator<Item = Vec<u32>>) -> Tokens {
+        let mut tokens = Tokens::default();
+        texts.into_iter().for_each(|ids| tokens.push(ids, false));
+        tokens
+    }
+
     fn push(&mut self, ids: impl IntoIterator<Item = u32>, truncated: bool) {
         self.ids.extend(ids);
         self.ends.push(self.ids.len());

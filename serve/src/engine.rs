@@ -31,6 +31,7 @@ const WARM_UP_ROUNDS: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) store: Store,
+    pub(crate) devices: Devices,
     pub(crate) encoder: Encoder,
     pub(crate) plan: AnswerPlan,
     pub(crate) queue: Arc<Queue>,
@@ -50,9 +51,11 @@ impl Engine {
             return Err(Error::NoTenant);
         }
         let store = Store::open(&config.store, &config.views)?;
-        let encoder = Devices::open(&config.model)
-            .and_then(|devices| Encoder::load(&config.model.full, &devices))
+        let devices = Devices::open(&config.model)
+            .map_err(|source| Error::Model { context: "the devices".to_owned(), source })?;
+        let encoder = Encoder::load(&config.model.full, &devices)
             .map_err(|source| Error::Model { context: "the encoder".to_owned(), source })?;
+        let scorers = devices.parallel_jobs();
         let plan = AnswerPlan::compile(&store, config)?;
         let mut tenants = HashMap::new();
         for tenant in &config.tenants {
@@ -62,11 +65,12 @@ impl Engine {
         }
         let engine = Engine {
             store,
+            devices,
             encoder,
             plan,
-            queue: Arc::new(Queue::new(config.batcher.clone())),
+            queue: Arc::new(Queue::new(config.batcher.clone(), scorers)),
             cost: CostModel::new(),
-            admission: Admission::new(config.admission.clone()),
+            admission: Admission::new(config.admission.clone(), scorers),
             counters,
             tenants,
             max_tokens: config.model.full.max_tokens,

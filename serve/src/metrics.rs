@@ -122,5 +122,6 @@ pub(crate) fn observe_node(shared: &Shared) {
         metrics::gauge!(BACKLOG_QUESTIONS).set(backlog.questions as f64);
         metrics::gauge!(BACKLOG_SECONDS).set(backlog.cost.as_secs_f64());
         engine.store.observe();
+        engine.devices.observe();
     }
 }
