@@ -481,7 +481,6 @@ async fn an_answer_says_that_features_came_too_late_or_were_erased() {
         "larder_model_device_state{device=\"cpu\",state=\"ready\"} 1",
         "larder_model_device_tokens_per_s{device=\"cpu\"}",
         "larder_model_device_texts_total{device=\"cpu\"}",
-        "larder_model_forward_seconds_count{device=\"cpu\",bucket=\"1x16\"}",
         "larder_store_database{figure=\"block_cache_bytes\"}",
         "larder_store_cold_index_bytes ",
     ] {

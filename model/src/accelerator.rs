@@ -212,7 +212,7 @@ impl Thread {
                     let _ = done.send(outcome);
                     whole
                 }
-                Job::Forget(id) => caught(|| Ok(drop(self.residents.remove(&id)))).is_ok(),
+                Job::Forget(id) => caught(|| Ok(self.residents.remove(&id).is_some())).is_ok(),
             };
             if !whole {
                 std::mem::forget(self.residents);

@@ -22,14 +22,12 @@ use crate::bucket::Bucket;
 use crate::config::ModelConfig;
 use crate::device_name::DeviceName;
 use crate::device_status::{DeviceState, DeviceStatus, Failure};
-use crate::embeddings::Embeddings;
 use crate::error::Error;
 use crate::metrics;
 use crate::rehearsal::{Flaw, Rehearsal};
-use crate::residence::Residence;
+use crate::residence::{OnCpu, Residence};
 use crate::schedule::Schedule;
 use crate::self_check::Reference;
-use crate::text::Tokens;
 
 /// The devices of a node; clones share them.
 #[derive(Clone)]
@@ -40,6 +38,7 @@ pub(crate) struct Inner {
     pub(crate) places: Vec<Place>,
     /// The place of the CPU that other model work runs on.
     cpu: usize,
+    flex: Device,
     schedule: Mutex<Schedule>,
     micro_batch_tokens: usize,
     encoders: AtomicU64,
@@ -137,7 +136,7 @@ impl Devices {
         let cpu = cpu.ok_or_else(|| Error::fault("opening the devices", "there is no CPU among them"))?;
         let encoders = AtomicU64::new(0);
         let schedule = Mutex::new(schedule);
-        Ok(Devices(Arc::new(Inner { places, cpu, schedule, micro_batch_tokens, encoders })))
+        Ok(Devices(Arc::new(Inner { places, cpu, flex: Device::flex(), schedule, micro_batch_tokens, encoders })))
     }
 
     /// How each device is; in the order of larder.toml, a CPU on standby last.
@@ -156,8 +155,8 @@ impl Devices {
     }
 
     /// The device that work other than encoding runs on.
-    pub(crate) fn device(&self) -> Device {
-        Device::flex()
+    pub(crate) fn device(&self) -> &Device {
+        &self.0.flex
     }
 
     /// Tokens that go through a network together.
@@ -178,14 +177,14 @@ impl Devices {
     /// every bucket is warm and checked; a device that fails at it is broken.
     ///
     /// # Errors
-    /// Those of `weights` and `on_cpu`.
+    /// Those of `weights`.
     pub(crate) fn place(
         &self,
         encoder: &str,
         bert: &BertConfig,
         max_tokens: usize,
         weights: impl FnOnce() -> Result<BertWeights, Error>,
-        on_cpu: &(dyn Fn(&Tokens) -> Result<Embeddings, Error> + Sync),
+        on_cpu: &OnCpu<'_>,
     ) -> Result<Residence, Error> {
         let id = self.0.encoders.fetch_add(1, Ordering::Relaxed);
         let residence = Residence::new(self.clone(), id);
@@ -195,10 +194,10 @@ impl Devices {
         }
         let reference = Reference::new(bert.vocab_size, max_tokens, |tokens| {
             let began = Instant::now();
-            let vectors = self.install(|| on_cpu(tokens))?;
+            let vectors = self.install(|| on_cpu(tokens));
             self.schedule().measured(self.0.cpu, Bucket::of_job(tokens), tokens.total(), began.elapsed());
-            Ok(vectors)
-        })?;
+            vectors
+        });
         let placement = Placement {
             id,
             encoder: encoder.to_owned(),

@@ -1,8 +1,7 @@
 //! The text encoder: a model folder turned into unit vectors, one per text.
 //!
 //! Tokenising and encoding are two calls, because the node tokenises on its fetch thread while the score thread runs the network.
-//! `encode` hands the batch to the devices. On the CPU the texts are sorted by length, cut into micro-batches by token budget, and the
-//! mean over each text's tokens is normalised.
+//! Which device runs it is in `residence`; what a batch becomes on its way through the CPU's network is in `sentence_bert`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,6 +18,7 @@ use crate::embeddings::Embeddings;
 use crate::error::Error;
 use crate::metrics;
 use crate::residence::Residence;
+use crate::sentence_bert::SentenceBert;
 use crate::text::{TextTokenizer, Tokens};
 use crate::weights::WeightsFile;
 
@@ -29,17 +29,12 @@ pub struct Encoder(Arc<Inner>);
 struct Inner {
     name: String,
     tokenizer: TextTokenizer,
-    on_cpu: OnCpu,
+    /// On the CPU, which always has it.
+    network: SentenceBert,
     residence: Residence,
     devices: Devices,
     vocabulary: u32,
     max_tokens: usize,
-}
-
-/// The way of a batch through the CPU.
-struct OnCpu {
-    network: Bert,
-    micro_batch_tokens: usize,
     dimension: usize,
 }
 
@@ -61,8 +56,8 @@ impl Encoder {
         let tokenizer =
             TextTokenizer::load(&tokenizer_file, bert.vocab_size, config.max_tokens, config.max_text_bytes)?;
         let weights = WeightsFile::read(&folder.join("model.safetensors"))?;
-        let network = Bert::load(&bert, weights.tensors()?, &devices.device())?;
-        let on_cpu = OnCpu { network, micro_batch_tokens: devices.micro_batch_tokens(), dimension: bert.hidden_size };
+        let network = Bert::load(&bert, weights.tensors()?)?;
+        let network = SentenceBert::new(network, bert.hidden_size, devices.micro_batch_tokens());
         let tokenizer_bytes =
             std::fs::read(&tokenizer_file).map_err(|source| Error::reading(&tokenizer_file, source))?;
         let name = name(&bert, config, &[weights.bytes(), &tokenizer_bytes]);
@@ -71,23 +66,24 @@ impl Encoder {
             &bert,
             config.max_tokens,
             || BertWeights::read(&bert, weights.tensors()?),
-            &|tokens| on_cpu.encode(tokens),
+            &|tokens| on_cpu(&network, bert.hidden_size, tokens),
         )?;
         tracing::info!(encoder = name, folder = %folder.display(), seconds = started.elapsed().as_secs_f64(), "encoder loaded");
         Ok(Encoder(Arc::new(Inner {
             name,
             tokenizer,
-            on_cpu,
+            network,
             residence,
             devices: devices.clone(),
             vocabulary: bert.vocab_size as u32,
             max_tokens: config.max_tokens,
+            dimension: bert.hidden_size,
         })))
     }
 
     /// Values per vector.
     pub fn dimension(&self) -> usize {
-        self.0.on_cpu.dimension
+        self.0.dimension
     }
 
     /// Family, shape and the start of a SHA-256 over all that decides a vector (weights, tokenizer, the shape's numbers, where texts are
@@ -106,7 +102,8 @@ impl Encoder {
     pub fn encode(&self, tokens: &Tokens) -> Result<Embeddings, Error> {
         let started = Instant::now();
         self.0.check(tokens)?;
-        let embeddings = self.0.residence.encode(tokens, &|tokens| self.0.on_cpu.encode(tokens))?;
+        let embeddings =
+            self.0.residence.encode(tokens, &|tokens| on_cpu(&self.0.network, self.0.dimension, tokens))?;
         metrics::encoded(tokens.len(), tokens.total(), started);
         Ok(embeddings)
     }
@@ -116,7 +113,7 @@ impl Encoder {
         self.encode(&self.tokenize(texts)?)
     }
 
-    pub(crate) fn device(&self) -> Device {
+    pub(crate) fn device(&self) -> &Device {
         self.0.devices.device()
     }
 
@@ -127,65 +124,24 @@ impl Encoder {
 }
 
 impl Inner {
-    /// Whether the tokens are ours: what a network cannot take would look like a failure of its device.
+    /// Refuses tokens that would read beyond the tables: on a device that would look like its failure.
     fn check(&self, tokens: &Tokens) -> Result<(), Error> {
-        let fits =
-            |ids: &[u32]| (1..=self.max_tokens).contains(&ids.len()) && ids.iter().all(|id| *id < self.vocabulary);
-        if (0..tokens.len()).all(|text| fits(tokens.ids(text))) {
+        let fits = |text: usize| {
+            let ids = tokens.ids(text);
+            (1..=self.max_tokens).contains(&ids.len()) && ids.iter().all(|id| *id < self.vocabulary)
+        };
+        if (0..tokens.len()).all(fits) {
             return Ok(());
         }
         Err(Error::fault("encoding", "the tokens were made by another encoder"))
     }
 }
 
-impl OnCpu {
-    fn encode(&self, tokens: &Tokens) -> Result<Embeddings, Error> {
-        let mut order: Vec<usize> = (0..tokens.len()).collect();
-        order.sort_by_key(|text| tokens.ids(*text).len());
-        let mut embeddings = Embeddings::zeros(self.dimension, tokens.len());
-        let mut rest = order.as_slice();
-        while !rest.is_empty() {
-            let (batch, after) = rest.split_at(self.micro_batch(tokens, rest));
-            self.encode_batch(tokens, batch, &mut embeddings)?;
-            rest = after;
-        }
-        Ok(embeddings)
-    }
-
-    /// How many of the next texts fit the token budget; at least one.
-    fn micro_batch(&self, tokens: &Tokens, texts: &[usize]) -> usize {
-        let mut budget = self.micro_batch_tokens;
-        let fitting = texts.iter().take_while(|text| {
-            let length = tokens.ids(**text).len();
-            let fits = length <= budget;
-            budget = budget.saturating_sub(length);
-            fits
-        });
-        fitting.count().max(1)
-    }
-
-    fn encode_batch(&self, tokens: &Tokens, texts: &[usize], embeddings: &mut Embeddings) -> Result<(), Error> {
-        let lengths: Vec<usize> = texts.iter().map(|text| tokens.ids(*text).len()).collect();
-        let ids: Vec<u32> = texts.iter().flat_map(|text| tokens.ids(*text)).copied().collect();
-        let hidden =
-            self.network.forward(&ids, &lengths)?.try_into_data().map_err(|error| Error::fault("encoding", error))?;
-        let mut rows = hidden.as_slice::<f32>().map_err(|error| Error::fault("encoding", error))?;
-        for (text, length) in texts.iter().zip(lengths) {
-            let (own, after) = rows.split_at(length * self.dimension);
-            mean_of_rows(own, embeddings.row_mut(*text));
-            rows = after;
-        }
-        Ok(())
-    }
-}
-
-/// The mean of the token vectors, scaled to length 1.
-fn mean_of_rows(rows: &[f32], out: &mut [f32]) {
-    for row in rows.chunks_exact(out.len()) {
-        out.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
-    }
-    let length = out.iter().map(|value| value * value).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
-    out.iter_mut().for_each(|value| *value /= length);
+/// A batch on its way through the CPU.
+fn on_cpu(network: &SentenceBert, dimension: usize, tokens: &Tokens) -> Embeddings {
+    let mut embeddings = Embeddings::zeros(dimension, tokens.len());
+    network.encode(tokens, &mut embeddings.data);
+    embeddings
 }
 
 fn name(bert: &BertConfig, config: &EncoderConfig, files: &[&[u8]]) -> String {
@@ -201,7 +157,7 @@ impl std::fmt::Debug for Encoder {
         formatter
             .debug_struct("Encoder")
             .field("name", &self.0.name)
-            .field("dimension", &self.dimension())
+            .field("dimension", &self.0.dimension)
             .finish_non_exhaustive()
     }
 }

@@ -71,7 +71,7 @@ impl CatalogueIndex {
         }
         let shape = [encoder.dimension(), first];
         let examples =
-            Tensor::from_data(TensorData::new(transpose(rows, encoder.dimension()), shape), &encoder.device());
+            Tensor::from_data(TensorData::new(transpose(rows, encoder.dimension()), shape), encoder.device());
         let fewest = columns.iter().map(Range::len).min().unwrap_or(1);
         let nearest = (fewest / EXAMPLES_PER_NEAREST).clamp(1, MAX_NEAREST);
         CatalogueIndex { encoder: encoder.clone(), examples, columns, nearest }
@@ -99,7 +99,7 @@ impl CatalogueIndex {
         }
         let product = self.encoder.install(|| {
             let questions = TensorData::new(questions.data.clone(), [count, questions.dimension]);
-            Tensor::<2>::from_data(questions, &self.encoder.device()).matmul(self.examples.clone()).try_into_data()
+            Tensor::<2>::from_data(questions, self.encoder.device()).matmul(self.examples.clone()).try_into_data()
         });
         let product = product.map_err(fault)?;
         let [_, examples] = self.examples.dims();

@@ -19,12 +19,13 @@ mod rehearsal;
 mod encoder;
 mod text;
 mod embeddings;
+mod sentence_bert;
 mod bert;
 mod bert_config;
 mod bert_weights;
 mod padded_bert;
 mod bucket;
-mod gelu;
+mod cpu;
 mod weights;
 
 mod catalogue;

@@ -1,12 +1,12 @@
 //! The names of this crate's metrics, declared once, and the only functions that record them.
 //!
-//! Seconds are histograms of whole calls (a call may hold one text or a batch). Labels are the device, its state and the bucket, all small
-//! closed sets; none ever names a tenant.
+//! Seconds are histograms of whole calls (a call may hold one text or a batch), labelled with how large a batch was, as a power of two, so
+//! that its spread over calls of one size can be read. The other labels name a device, its state and how it failed. None ever names a
+//! tenant.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::device_status::{DeviceState, DeviceStatus, FailureKind};
-use crate::schedule::Work;
 
 /// Texts tokenised.
 const TEXTS: &str = "larder_model_texts_total";
@@ -26,8 +26,6 @@ const ENCODE_SECONDS: &str = "larder_model_encode_seconds";
 const SEARCH_SECONDS: &str = "larder_model_search_seconds";
 /// Seconds per ranking call of a head.
 const SCORE_SECONDS: &str = "larder_model_score_seconds";
-/// Seconds a device took for one job, by device and bucket.
-const FORWARD_SECONDS: &str = "larder_model_forward_seconds";
 /// Texts encoded, by device.
 const DEVICE_TEXTS: &str = "larder_model_device_texts_total";
 /// Devices given up, by device and what they did.
@@ -38,17 +36,16 @@ const DEVICE_STATE: &str = "larder_model_device_state";
 const DEVICE_SPEED: &str = "larder_model_device_tokens_per_s";
 
 /// Every metric of this crate with its description.
-const METRICS: [(&str, &str); 14] = [
+const METRICS: [(&str, &str); 13] = [
     (TEXTS, "Texts tokenised."),
     (TOKENS, "Tokens produced, special tokens included."),
     (TRUNCATED_TEXTS, "Texts cut at max_tokens or max_text_bytes."),
     (ENCODE_BATCH_TEXTS, "Texts per encode call."),
     (ENCODE_BATCH_TOKENS, "Tokens per encode call."),
     (TOKENIZE_SECONDS, "Seconds per tokenise call."),
-    (ENCODE_SECONDS, "Seconds per encode call."),
+    (ENCODE_SECONDS, "Seconds per encode call, by its number of tokens (up to the next power of two)."),
     (SEARCH_SECONDS, "Seconds per catalogue search."),
     (SCORE_SECONDS, "Seconds per ranking call."),
-    (FORWARD_SECONDS, "Seconds a device took for one job."),
     (DEVICE_TEXTS, "Texts encoded by a device."),
     (DEVICE_FAILURES, "Devices given up."),
     (DEVICE_STATE, "1 for the state a device is in."),
@@ -78,13 +75,11 @@ pub(crate) fn tokenised(texts: usize, tokens: usize, truncated: usize, started: 
 pub(crate) fn encoded(texts: usize, tokens: usize, started: Instant) {
     metrics::histogram!(ENCODE_BATCH_TEXTS).record(texts as f64);
     metrics::histogram!(ENCODE_BATCH_TOKENS).record(tokens as f64);
-    metrics::histogram!(ENCODE_SECONDS).record(started.elapsed().as_secs_f64());
+    metrics::histogram!(ENCODE_SECONDS, "tokens" => bucket(tokens)).record(started.elapsed().as_secs_f64());
 }
 
-pub(crate) fn device_encoded(device: &str, work: &Work, took: Duration) {
-    let bucket = work.bucket.to_string();
-    metrics::histogram!(FORWARD_SECONDS, "device" => device.to_owned(), "bucket" => bucket).record(took.as_secs_f64());
-    metrics::counter!(DEVICE_TEXTS, "device" => device.to_owned()).increment(work.texts as u64);
+pub(crate) fn device_encoded(device: &str, texts: usize) {
+    metrics::counter!(DEVICE_TEXTS, "device" => device.to_owned()).increment(texts as u64);
 }
 
 pub(crate) fn device_failed(device: &str, kind: FailureKind) {
@@ -105,4 +100,29 @@ pub(crate) fn searched(started: Instant) {
 
 pub(crate) fn scored(started: Instant) {
     metrics::histogram!(SCORE_SECONDS).record(started.elapsed().as_secs_f64());
+}
+
+/// The least power of two from 16 to 8192 that a batch of so many tokens fits, or more.
+fn bucket(tokens: usize) -> &'static str {
+    const BUCKETS: [(usize, &str); 10] = [
+        (16, "16"),
+        (32, "32"),
+        (64, "64"),
+        (128, "128"),
+        (256, "256"),
+        (512, "512"),
+        (1024, "1024"),
+        (2048, "2048"),
+        (4096, "4096"),
+        (8192, "8192"),
+    ];
+    BUCKETS.iter().find(|(most, _)| tokens <= *most).map_or("more", |(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn buckets_are_powers_of_two() {
+        assert_eq!([0, 16, 17, 8192, 8193].map(super::bucket), ["16", "16", "32", "8192", "more"]);
+    }
 }

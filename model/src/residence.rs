@@ -14,9 +14,8 @@ use crate::device::{Devices, Place};
 use crate::device_status::{Failure, FailureKind};
 use crate::embeddings::Embeddings;
 use crate::error::Error;
-use crate::metrics;
 use crate::rehearsal::Flaw;
-use crate::schedule::Work;
+use crate::schedule::Job;
 use crate::text::Tokens;
 
 /// Where an encoder's weights lie. Dropping it frees them.
@@ -24,6 +23,9 @@ pub(crate) struct Residence {
     devices: Devices,
     id: u64,
 }
+
+/// An encoder's way through the CPU.
+pub(crate) type OnCpu<'a> = dyn Fn(&Tokens) -> Embeddings + Sync + 'a;
 
 /// A job that came to nothing.
 enum Attempt {
@@ -45,24 +47,19 @@ impl Residence {
     ///
     /// # Panics
     /// When the last CPU does.
-    pub(crate) fn encode(
-        &self,
-        tokens: &Tokens,
-        on_cpu: &(dyn Fn(&Tokens) -> Result<Embeddings, Error> + Sync),
-    ) -> Result<Embeddings, Error> {
-        let work = Work::of(tokens);
+    pub(crate) fn encode(&self, tokens: &Tokens, on_cpu: &OnCpu<'_>) -> Result<Embeddings, Error> {
+        let job = Job::of(tokens);
         let mut tried = Vec::new();
         let mut problem =
             Error::fault("encoding", "every device is broken; the log says why, a restart opens them again");
         loop {
             let began = Instant::now();
-            let Some(device) = self.devices.schedule().begin(&work, &tried, began) else { return Err(problem) };
+            let Some(device) = self.devices.schedule().begin(&job, &tried, began) else { return Err(problem) };
             let attempt = self.attempt(device, tokens, on_cpu);
             let mut schedule = self.devices.schedule();
             match attempt {
                 Ok((embeddings, took)) => {
-                    let name = schedule.finished(device, &work, took, Instant::now());
-                    metrics::device_encoded(name, &work, took);
+                    schedule.finished(device, &job, took, Instant::now());
                     return Ok(embeddings);
                 }
                 Err(attempt) => {
@@ -85,18 +82,13 @@ impl Residence {
         }
     }
 
-    fn attempt(
-        &self,
-        device: usize,
-        tokens: &Tokens,
-        on_cpu: &(dyn Fn(&Tokens) -> Result<Embeddings, Error> + Sync),
-    ) -> Result<(Embeddings, Duration), Attempt> {
+    fn attempt(&self, device: usize, tokens: &Tokens, on_cpu: &OnCpu<'_>) -> Result<(Embeddings, Duration), Attempt> {
         let failed = |failure: Failure| Attempt::Failed(failure, None);
         let (embeddings, took) = match &self.devices.inner().places[device] {
             Place::Cpu(pool, flaw) => {
                 let began = Instant::now();
                 let work = AssertUnwindSafe(|| {
-                    let embeddings = on_cpu(tokens)?;
+                    let embeddings = on_cpu(tokens);
                     let mut flaw = flaw.as_ref().map(|flaw| flaw.lock().unwrap_or_else(PoisonError::into_inner));
                     Flaw::strike(flaw.as_deref_mut(), embeddings)
                 });

@@ -21,15 +21,15 @@ const NEWEST: f64 = 0.2;
 
 /// The size of a job.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Work {
-    pub(crate) bucket: Bucket,
-    pub(crate) texts: usize,
+pub(crate) struct Job {
+    bucket: Bucket,
+    texts: usize,
     tokens: usize,
 }
 
-impl Work {
-    pub(crate) fn of(tokens: &Tokens) -> Work {
-        Work { bucket: Bucket::of_job(tokens), texts: tokens.len(), tokens: tokens.total() }
+impl Job {
+    pub(crate) fn of(tokens: &Tokens) -> Job {
+        Job { bucket: Bucket::of_job(tokens), texts: tokens.len(), tokens: tokens.total() }
     }
 }
 
@@ -43,12 +43,12 @@ struct Candidate {
 }
 
 /// The rule as above; none where no device can take the job.
-fn choose(candidates: impl Iterator<Item = (usize, Candidate)> + Clone) -> Option<usize> {
+fn choose(candidates: &[(usize, Candidate)]) -> Option<usize> {
     let first_to_finish = |state: DeviceState| {
-        let able = candidates.clone().filter(|(_, candidate)| candidate.state == state);
+        let able = candidates.iter().filter(|(_, candidate)| candidate.state == state);
         able.min_by_key(|(_, candidate)| candidate.free_in + candidate.runs_for.unwrap_or_default())
     };
-    first_to_finish(DeviceState::Ready).or_else(|| first_to_finish(DeviceState::Standby)).map(|(device, _)| device)
+    first_to_finish(DeviceState::Ready).or_else(|| first_to_finish(DeviceState::Standby)).map(|(device, _)| *device)
 }
 
 /// What is known of every device, in the order of larder.toml.
@@ -77,28 +77,29 @@ impl Schedule {
     }
 
     /// Gives a job to a device, if one can take it that is not among those that failed it already.
-    pub(crate) fn begin(&mut self, work: &Work, failed: &[usize], now: Instant) -> Option<usize> {
+    pub(crate) fn begin(&mut self, job: &Job, failed: &[usize], now: Instant) -> Option<usize> {
         let open = self.devices.iter().enumerate().filter(|(device, _)| !failed.contains(device));
-        let device = choose(open.map(|(device, entry)| (device, entry.candidate(work, now))))?;
+        let open: Vec<_> = open.map(|(device, entry)| (device, entry.candidate(job, now))).collect();
+        let device = choose(&open)?;
         let entry = &mut self.devices[device];
-        let runs_for = entry.predict(work).unwrap_or_default();
+        let runs_for = entry.predict(job).unwrap_or_default();
         entry.jobs += 1;
         entry.free_at = Some(entry.free_at.map_or(now, |free_at| free_at.max(now)) + runs_for);
         Some(device)
     }
 
-    /// Notes a job that was done, and how long the device itself took for it; returns the device's name.
-    pub(crate) fn finished(&mut self, device: usize, work: &Work, took: Duration, now: Instant) -> &str {
+    /// Notes a job that was done, and how long the device itself took for it.
+    pub(crate) fn finished(&mut self, device: usize, job: &Job, took: Duration, now: Instant) {
         let entry = &mut self.devices[device];
         entry.ended(now);
-        entry.status.texts += work.texts as u64;
-        entry.learn(work, took);
-        &entry.status.name
+        entry.status.texts += job.texts as u64;
+        entry.learn(job, took);
+        metrics::device_encoded(&entry.status.name, job.texts);
     }
 
     /// Notes a measurement outside the jobs: of a warm-up.
     pub(crate) fn measured(&mut self, device: usize, bucket: Bucket, tokens: usize, took: Duration) {
-        self.devices[device].learn(&Work { bucket, texts: bucket.texts, tokens }, took);
+        self.devices[device].learn(&Job { bucket, texts: bucket.texts, tokens }, took);
     }
 
     /// Notes a job that came to nothing, whoever is to blame.
@@ -134,15 +135,15 @@ impl Schedule {
 }
 
 impl Entry {
-    fn candidate(&self, work: &Work, now: Instant) -> Candidate {
+    fn candidate(&self, job: &Job, now: Instant) -> Candidate {
         let free_in = self.free_at.map_or(Duration::ZERO, |free_at| free_at.saturating_duration_since(now));
-        Candidate { state: self.status.state, free_in, runs_for: self.predict(work) }
+        Candidate { state: self.status.state, free_in, runs_for: self.predict(job) }
     }
 
-    fn predict(&self, work: &Work) -> Option<Duration> {
+    fn predict(&self, job: &Job) -> Option<Duration> {
         let over_all = (self.status.tokens_per_s > 0.0).then_some(self.status.tokens_per_s);
-        let speed = self.speeds.get(&work.bucket).copied().or(over_all)?;
-        Some(Duration::from_secs_f64(work.tokens as f64 / speed))
+        let speed = self.speeds.get(&job.bucket).copied().or(over_all)?;
+        Some(Duration::from_secs_f64(job.tokens as f64 / speed))
     }
 
     fn ended(&mut self, now: Instant) {
@@ -151,13 +152,13 @@ impl Entry {
         self.free_at = if self.jobs == 0 { None } else { self.free_at.map(|free_at| free_at.max(now)) };
     }
 
-    fn learn(&mut self, work: &Work, took: Duration) {
-        if work.tokens == 0 {
+    fn learn(&mut self, job: &Job, took: Duration) {
+        if job.tokens == 0 {
             return;
         }
-        let measured = work.tokens as f64 / took.as_secs_f64().max(1e-9);
+        let measured = job.tokens as f64 / took.as_secs_f64().max(1e-9);
         let averaged = |known: f64| known + NEWEST * (measured - known);
-        self.speeds.entry(work.bucket).and_modify(|known| *known = averaged(*known)).or_insert(measured);
+        self.speeds.entry(job.bucket).and_modify(|known| *known = averaged(*known)).or_insert(measured);
         let over_all = &mut self.status.tokens_per_s;
         *over_all = if *over_all > 0.0 { averaged(*over_all) } else { measured };
     }
@@ -170,8 +171,8 @@ mod tests {
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
-    fn work(texts: usize, length: usize) -> Work {
-        Work { bucket: Bucket::of(texts, length), texts, tokens: texts * length }
+    fn job_of(texts: usize, length: usize) -> Job {
+        Job { bucket: Bucket::of(texts, length), texts, tokens: texts * length }
     }
 
     /// A device that runs a job of 100 tokens in `hundred_ms`, in every bucket.
@@ -191,14 +192,14 @@ mod tests {
     #[test]
     fn of_idle_devices_the_fastest_takes_the_job() {
         let mut schedule = schedule(&[(Ready, 10), (Ready, 1), (Ready, 5)]);
-        assert_eq!(schedule.begin(&work(1, 100), &[], Instant::now()), Some(1));
+        assert_eq!(schedule.begin(&job_of(1, 100), &[], Instant::now()), Some(1));
     }
 
     #[test]
     fn a_slow_device_helps_only_where_waiting_takes_longer() {
         let now = Instant::now();
         let mut schedule = schedule(&[(Ready, 1), (Ready, 10)]);
-        let taken: Vec<_> = (0..12).map(|_| schedule.begin(&work(1, 100), &[], now).unwrap()).collect();
+        let taken: Vec<_> = (0..12).map(|_| schedule.begin(&job_of(1, 100), &[], now).unwrap()).collect();
         // The fast one does ten jobs in the time of one.
         assert_eq!(taken, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
     }
@@ -211,15 +212,15 @@ mod tests {
             schedule.measured(device, Bucket::of(1, 16), 16, MS(small_ms));
             schedule.measured(device, Bucket::of(32, 256), 8192, MS(large_ms));
         }
-        assert_eq!(schedule.begin(&work(1, 16), &[], now), Some(0), "quick to start");
-        assert_eq!(schedule.begin(&work(32, 256), &[], now), Some(1), "many at once");
+        assert_eq!(schedule.begin(&job_of(1, 16), &[], now), Some(0), "quick to start");
+        assert_eq!(schedule.begin(&job_of(32, 256), &[], now), Some(1), "many at once");
     }
 
     #[test]
     fn a_device_nobody_has_measured_is_tried_once() {
         let now = Instant::now();
         let mut schedule = schedule(&[(Ready, 1), (Ready, 0)]);
-        let job = work(1, 100);
+        let job = job_of(1, 100);
         assert_eq!(schedule.begin(&job, &[], now), Some(1));
         schedule.finished(1, &job, MS(50), now);
         assert_eq!(schedule.begin(&job, &[], now), Some(0));
@@ -231,10 +232,10 @@ mod tests {
     fn standby_answers_when_nobody_else_does() {
         let now = Instant::now();
         let mut schedule = schedule(&[(Ready, 100), (Standby, 1)]);
-        assert_eq!(schedule.begin(&work(1, 100), &[], now), Some(0));
-        assert_eq!(schedule.begin(&work(1, 100), &[0], now), Some(1), "device 0 just failed this job");
+        assert_eq!(schedule.begin(&job_of(1, 100), &[], now), Some(0));
+        assert_eq!(schedule.begin(&job_of(1, 100), &[0], now), Some(1), "device 0 just failed this job");
         schedule.give_up(0, &Failure::new(FailureKind::Panicked, "on purpose"));
-        assert_eq!(schedule.begin(&work(1, 100), &[], now), Some(1));
+        assert_eq!(schedule.begin(&job_of(1, 100), &[], now), Some(1));
         assert_eq!(schedule.statuses()[0].state, Broken);
         assert!(schedule.statuses()[0].reason.contains("on purpose"));
         assert!(schedule.another_answers(0) && !schedule.another_answers(1));
@@ -247,14 +248,14 @@ mod tests {
         schedule.give_up(0, &Failure::new(FailureKind::Failed, "second"));
         assert!(schedule.statuses()[0].reason.contains("first"));
         schedule.measured(0, Bucket::of(1, 16), 16, MS(1));
-        assert_eq!(schedule.begin(&work(1, 16), &[], Instant::now()), None);
+        assert_eq!(schedule.begin(&job_of(1, 16), &[], Instant::now()), None);
     }
 
     #[test]
     fn a_wrong_prediction_ends_with_the_last_job() {
         let now = Instant::now();
         let mut schedule = schedule(&[(Ready, 1000), (Ready, 1500)]);
-        let job = work(1, 100);
+        let job = job_of(1, 100);
         assert_eq!(schedule.begin(&job, &[], now), Some(0));
         schedule.finished(0, &job, MS(1000), now + MS(3));
         assert_eq!(schedule.begin(&job, &[], now + MS(3)), Some(0), "it is free again");
