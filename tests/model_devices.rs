@@ -247,7 +247,7 @@ fn a_device_that_computes_garbage_is_broken_from_the_start() {
 }
 
 #[test]
-fn the_last_cpu_is_not_given_up_and_its_caller_sees_the_failure() {
+fn a_job_that_fails_everywhere_leaves_the_cpu_in_its_place() {
     let (encoder, devices) = tiny(vec![
         Rehearsal::Accelerator { flaw: flawed(FlawKind::Error, 0) },
         Rehearsal::Cpu { threads: 1, flaw: flawed(FlawKind::Error, 0) },

@@ -9,6 +9,7 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,8 @@ pub(crate) enum Source {
 pub(crate) struct Accelerator {
     name: String,
     jobs: SyncSender<Job>,
+    /// Encoders on their way to it, each of which takes minutes.
+    placing: Arc<AtomicUsize>,
 }
 
 /// An encoder for the device, and how it is known there.
@@ -75,6 +78,8 @@ impl Accelerator {
     pub(crate) fn start(name: &str, source: Source, dtype: DType) -> Result<Accelerator, Failure> {
         let (jobs, input) = sync_channel(QUEUE);
         let (opened, opening) = sync_channel(1);
+        let placing = Arc::<AtomicUsize>::default();
+        let placed = placing.clone();
         let body = move || {
             let thread = caught(|| {
                 let device = source.open(dtype)?;
@@ -83,7 +88,7 @@ impl Accelerator {
                     Source::Rehearsal(flaw) => flaw,
                     Source::Cuda(_) => None,
                 };
-                Ok(Thread { device, dtype, residents: HashMap::new(), flaw })
+                Ok(Thread { device, dtype, residents: HashMap::new(), placed, flaw })
             });
             // Whoever asked may have gone; then the queue is closed too.
             match thread {
@@ -99,18 +104,22 @@ impl Accelerator {
         let thread = std::thread::Builder::new().name(format!("model-{name}")).spawn(body);
         thread.map_err(|error| Failure::new(FailureKind::Absent, format_args!("starting its thread: {error}")))?;
         Pending(opening).wait(None)?;
-        Ok(Accelerator { name: name.to_owned(), jobs })
+        Ok(Accelerator { name: name.to_owned(), jobs, placing })
     }
 
     /// Moves an encoder to the device, runs it in every bucket and compares it with the CPU. Takes minutes on a GPU that has to compile.
     pub(crate) fn place(&self, placement: Placement) -> Result<Pending<Measured>, Failure> {
         let (done, answer) = sync_channel(1);
+        self.placing.fetch_add(1, Ordering::Relaxed);
         self.jobs.send(Job::Place(Box::new(placement), done)).map_err(|_| ended(&self.name))?;
         Ok(Pending(answer))
     }
 
-    /// Hands over a job; none where the queue is full.
+    /// Hands over a job; none where the queue is full, or an encoder is on its way and the job would wait for minutes.
     pub(crate) fn encode(&self, id: u64, tokens: &Tokens) -> Result<Option<Pending<(Embeddings, Duration)>>, Failure> {
+        if self.placing.load(Ordering::Relaxed) > 0 {
+            return Ok(None);
+        }
         let (done, answer) = sync_channel(1);
         match self.jobs.try_send(Job::Encode(id, tokens.clone(), done)) {
             Ok(()) => Ok(Some(Pending(answer))),
@@ -191,6 +200,8 @@ struct Thread {
     device: Device,
     dtype: DType,
     residents: HashMap<u64, PaddedBert>,
+    /// Taken down when an encoder has arrived.
+    placed: Arc<AtomicUsize>,
     flaw: Option<Flaw>,
 }
 
@@ -202,6 +213,7 @@ impl Thread {
             let whole = match job {
                 Job::Place(placement, done) => {
                     let outcome = caught(|| self.place(*placement));
+                    self.placed.fetch_sub(1, Ordering::Relaxed);
                     let whole = outcome.is_ok();
                     let _ = done.send(outcome);
                     whole

@@ -15,13 +15,13 @@ use std::time::Instant;
 use burn::tensor::{DType, Device};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::accelerator::{Accelerator, Measured, Pending, Placement, Source};
+use crate::accelerator::{Accelerator, Placement, Source};
 use crate::bert_config::BertConfig;
 use crate::bert_weights::BertWeights;
 use crate::bucket::Bucket;
 use crate::config::ModelConfig;
 use crate::device_name::DeviceName;
-use crate::device_status::{DeviceState, DeviceStatus, Failure};
+use crate::device_status::{DeviceState, DeviceStatus};
 use crate::error::Error;
 use crate::metrics;
 use crate::rehearsal::{Flaw, Rehearsal};
@@ -188,8 +188,13 @@ impl Devices {
     ) -> Result<Residence, Error> {
         let id = self.0.encoders.fetch_add(1, Ordering::Relaxed);
         let residence = Residence::new(self.clone(), id);
-        let accelerators = self.0.places.iter().any(|place| matches!(place, Place::Accelerator(_)));
-        if !accelerators {
+        let whole = |device: &usize| !self.schedule().is_broken(*device);
+        let accelerators = self.0.places.iter().enumerate().filter_map(|(device, place)| match place {
+            Place::Accelerator(accelerator) => Some((device, accelerator)),
+            Place::Cpu(..) | Place::Nowhere => None,
+        });
+        let accelerators: Vec<_> = accelerators.filter(|(device, _)| whole(device)).collect();
+        if accelerators.is_empty() {
             return Ok(residence);
         }
         let reference = Reference::new(bert.vocab_size, max_tokens, |tokens| {
@@ -206,14 +211,12 @@ impl Devices {
             reference: Arc::new(reference),
         };
         // All devices at once; then the answers one after the other.
-        let mut waiting: Vec<(usize, Result<Pending<Measured>, Failure>)> = Vec::new();
-        for (device, place) in self.0.places.iter().enumerate() {
-            if let Place::Accelerator(accelerator) = place {
-                waiting.push((device, accelerator.place(placement.clone())));
-            }
-        }
+        let placing: Vec<_> = accelerators
+            .into_iter()
+            .map(|(device, accelerator)| (device, accelerator.place(placement.clone())))
+            .collect();
         drop(placement);
-        for (device, pending) in waiting {
+        for (device, pending) in placing {
             match pending.and_then(|pending| pending.wait(None)) {
                 Ok(measured) => {
                     let mut schedule = self.schedule();

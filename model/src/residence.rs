@@ -1,9 +1,9 @@
 //! An encoder at home on the devices: which of them encodes a batch, and who does it again when one fails.
 //!
-//! A device fails a job when it panics, reports an error, is silent for long or returns what are not unit vectors. It is then broken for
-//! good and the job is done again elsewhere, so that a caller sees a failure only when every device has failed the same job. A CPU
-//! that is the last one left is not given up: it has nobody to hand over to, and a job that fails everywhere is likely the job's own
-//! fault. There, and only there, a panic goes on to the caller.
+//! A device fails a job when it panics, reports an error, is silent for long or returns what are not unit vectors, and the job is done again
+//! elsewhere, so that a caller sees a failure only when every device has failed the same job. An accelerator that fails is broken for good. A
+//! CPU is so only once another device has done the job: one that fails everywhere is likely at fault itself, and must not take the last
+//! device with it. Then, and only then, a panic goes on to the caller.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -29,8 +29,8 @@ pub(crate) type OnCpu<'a> = dyn Fn(&Tokens) -> Embeddings + Sync + 'a;
 
 /// A job that came to nothing.
 enum Attempt {
-    /// The device has no room; nobody's fault.
-    Full,
+    /// The device has no time; nobody's fault.
+    Busy,
     Failed(Failure, Option<Box<dyn Any + Send>>),
 }
 
@@ -43,42 +43,48 @@ impl Residence {
     /// The tokens must have been checked: what the network cannot take looks like a failure of the device.
     ///
     /// # Errors
-    /// `ReportFault` when no device is left, or the last one failed.
+    /// `ReportFault` when no device is left, or every one failed.
     ///
     /// # Panics
-    /// When the last CPU does.
+    /// When every device failed, and a CPU by a panic.
     pub(crate) fn encode(&self, tokens: &Tokens, on_cpu: &OnCpu<'_>) -> Result<Embeddings, Error> {
         let job = Job::of(tokens);
-        let mut tried = Vec::new();
+        let (mut tried, mut suspects) = (Vec::new(), Vec::new());
         let mut problem =
             Error::fault("encoding", "every device is broken; the log says why, a restart opens them again");
+        let mut panic = None;
         loop {
-            let began = Instant::now();
-            let Some(device) = self.devices.schedule().begin(&job, &tried, began) else { return Err(problem) };
+            let chosen = self.devices.schedule().begin(&job, &tried, Instant::now());
+            let Some(device) = chosen else {
+                return match panic {
+                    Some(panic) => resume_unwind(panic),
+                    None => Err(suspects.pop().map_or(problem, |(_, failure): (_, Failure)| failure.error)),
+                };
+            };
             let attempt = self.attempt(device, tokens, on_cpu);
             let mut schedule = self.devices.schedule();
             match attempt {
                 Ok((embeddings, took)) => {
                     schedule.finished(device, &job, took, Instant::now());
+                    suspects.iter().for_each(|(suspect, failure)| schedule.give_up(*suspect, failure));
                     return Ok(embeddings);
                 }
-                Err(attempt) => {
+                Err(Attempt::Busy) => {
                     schedule.abandoned(device, Instant::now());
-                    tried.push(device);
-                    let Attempt::Failed(failure, panic) = attempt else {
-                        problem = Error::fault("encoding", "the queue of the last device is full");
-                        continue;
-                    };
-                    let last_cpu = self.is_cpu(device) && !schedule.another_answers(device);
-                    if !last_cpu {
+                    problem = Error::fault("encoding", "the last device has no time");
+                }
+                Err(Attempt::Failed(failure, caught)) => {
+                    schedule.abandoned(device, Instant::now());
+                    if self.is_cpu(device) {
+                        suspects.push((device, failure));
+                        panic = caught;
+                    } else {
                         schedule.give_up(device, &failure);
-                    } else if let Some(panic) = panic {
-                        drop(schedule);
-                        resume_unwind(panic);
+                        problem = failure.error;
                     }
-                    problem = failure.error;
                 }
             }
+            tried.push(device);
         }
     }
 
@@ -98,7 +104,7 @@ impl Residence {
             }
             Place::Accelerator(accelerator) => {
                 let pending = accelerator.encode(self.id, tokens).map_err(failed)?;
-                pending.ok_or(Attempt::Full)?.answer().map_err(failed)?
+                pending.ok_or(Attempt::Busy)?.answer().map_err(failed)?
             }
             Place::Nowhere => return Err(failed(Failure::new(FailureKind::Absent, "it never opened"))),
         };

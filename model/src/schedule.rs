@@ -119,12 +119,6 @@ impl Schedule {
         metrics::device_failed(&status.name, failure.kind);
     }
 
-    /// Whether any other device could still answer.
-    pub(crate) fn another_answers(&self, device: usize) -> bool {
-        let answers = |(other, entry): (usize, &Entry)| other != device && entry.status.state != DeviceState::Broken;
-        self.devices.iter().enumerate().any(answers)
-    }
-
     pub(crate) fn is_broken(&self, device: usize) -> bool {
         self.devices[device].status.state == DeviceState::Broken
     }
@@ -238,7 +232,6 @@ mod tests {
         assert_eq!(schedule.begin(&job_of(1, 100), &[], now), Some(1));
         assert_eq!(schedule.statuses()[0].state, Broken);
         assert!(schedule.statuses()[0].reason.contains("on purpose"));
-        assert!(schedule.another_answers(0) && !schedule.another_answers(1));
     }
 
     #[test]
