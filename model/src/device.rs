@@ -251,3 +251,33 @@ impl std::fmt::Debug for Devices {
         formatter.debug_struct("Devices").field("names", &names).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(devices: &[&str]) -> Vec<(String, DeviceState, String)> {
+        let devices = devices.iter().map(|name| (*name).to_owned()).collect();
+        let devices = Devices::open(&ModelConfig { devices, threads: 1, ..ModelConfig::default() }).unwrap();
+        assert_eq!(devices.parallel_jobs(), 1);
+        assert_eq!(devices.install(rayon::current_num_threads), 1, "the CPU is there whatever is listed");
+        devices.states().into_iter().map(|device| (device.name, device.state, device.reason)).collect()
+    }
+
+    #[test]
+    fn the_cpu_alone_is_ready() {
+        assert_eq!(open(&["cpu"]), [("cpu".to_owned(), DeviceState::Ready, String::new())]);
+    }
+
+    /// No machine has 64 GPUs; most that run this test have no driver either.
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn a_gpu_that_is_not_there_is_broken_and_the_cpu_stands_by() {
+        let states = open(&["cuda:63"]);
+        assert_eq!((states[0].0.as_str(), states[0].1), ("cuda:63", DeviceState::Broken));
+        assert!(states[0].2.contains("the NVIDIA driver shows"), "{states:?}");
+        assert_eq!((states[1].0.as_str(), states[1].1), ("cpu", DeviceState::Standby));
+        let states = open(&["cuda:63", "cpu"]);
+        assert_eq!((states[0].1, states[1].1), (DeviceState::Broken, DeviceState::Ready));
+    }
+}
