@@ -12,15 +12,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use burn::tensor::{DType, Device};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::accelerator::{Accelerator, Placement, Source};
+use crate::accelerator::Accelerator;
+use crate::accelerator_thread::Placement;
 use crate::bert_config::BertConfig;
 use crate::bert_weights::BertWeights;
 use crate::bucket::Bucket;
 use crate::config::ModelConfig;
-use crate::device_name::DeviceName;
+use crate::device_plan::{DevicePlan, Planned};
 use crate::device_status::{DeviceState, DeviceStatus};
 use crate::error::Error;
 use crate::metrics;
@@ -38,7 +38,6 @@ pub(crate) struct Inner {
     pub(crate) places: Vec<Place>,
     /// The place of the CPU that other model work runs on.
     cpu: usize,
-    flex: Device,
     schedule: Mutex<Schedule>,
     micro_batch_tokens: usize,
     encoders: AtomicU64,
@@ -54,18 +53,6 @@ pub(crate) enum Place {
     Nowhere,
 }
 
-/// A device to open.
-struct Plan {
-    name: String,
-    state: DeviceState,
-    kind: PlanKind,
-}
-
-enum PlanKind {
-    Cpu { threads: usize, flaw: Option<Flaw> },
-    Accelerator { source: Source, dtype: DType },
-}
-
 impl Devices {
     /// Opens the devices that the configuration names. One that does not open or fails its self-check is broken from the start and
     /// is no error: the CPU answers, and `states` says so.
@@ -74,19 +61,7 @@ impl Devices {
     /// `FixConfig` for a value in `config`, `ReportFault` when threads cannot be started.
     pub fn open(config: &ModelConfig) -> Result<Devices, Error> {
         config.validate()?;
-        let names = DeviceName::parse_all(&config.devices)?;
-        let standby = (!names.contains(&DeviceName::Cpu)).then_some((DeviceName::Cpu, DeviceState::Standby));
-        let listed = names.into_iter().map(|name| (name, DeviceState::Ready));
-        let plan = |(name, state): (DeviceName, DeviceState)| {
-            let kind = match name {
-                DeviceName::Cpu => PlanKind::Cpu { threads: config.threads, flaw: None },
-                DeviceName::Cuda(number) => {
-                    PlanKind::Accelerator { source: Source::Cuda(number), dtype: config.cuda_dtype.into() }
-                }
-            };
-            Plan { name: name.to_string(), state, kind }
-        };
-        Devices::build(listed.chain(standby).map(plan).collect(), config.micro_batch_tokens)
+        Devices::build(DevicePlan::of_config(config)?, config.micro_batch_tokens)
     }
 
     /// Opens devices for tests in place of those that the configuration names, and a CPU on standby where none is among them.
@@ -96,31 +71,16 @@ impl Devices {
     #[doc(hidden)]
     pub fn rehearse(config: &ModelConfig, devices: Vec<Rehearsal>) -> Result<Devices, Error> {
         config.validate()?;
-        let has_cpu = devices.iter().any(|device| matches!(device, Rehearsal::Cpu { .. }));
-        let plan = |(number, device): (usize, Rehearsal)| match device {
-            Rehearsal::Cpu { threads, flaw } => {
-                Plan { name: format!("cpu:{number}"), state: DeviceState::Ready, kind: PlanKind::Cpu { threads, flaw } }
-            }
-            Rehearsal::Accelerator { flaw } => {
-                let kind = PlanKind::Accelerator { source: Source::Rehearsal(flaw), dtype: DType::F32 };
-                Plan { name: format!("rehearsal:{number}"), state: DeviceState::Ready, kind }
-            }
-        };
-        let mut plans: Vec<Plan> = devices.into_iter().enumerate().map(plan).collect();
-        if !has_cpu {
-            let kind = PlanKind::Cpu { threads: config.threads, flaw: None };
-            plans.push(Plan { name: DeviceName::Cpu.to_string(), state: DeviceState::Standby, kind });
-        }
-        Devices::build(plans, config.micro_batch_tokens)
+        Devices::build(DevicePlan::of_rehearsal(devices, config.threads), config.micro_batch_tokens)
     }
 
-    fn build(plans: Vec<Plan>, micro_batch_tokens: usize) -> Result<Devices, Error> {
+    fn build(plans: Vec<DevicePlan>, micro_batch_tokens: usize) -> Result<Devices, Error> {
         let mut schedule = Schedule::new(plans.iter().map(|plan| (plan.name.clone(), plan.state)));
         let mut places = Vec::with_capacity(plans.len());
         for (device, plan) in plans.into_iter().enumerate() {
             places.push(match plan.kind {
-                PlanKind::Cpu { threads, flaw } => Place::Cpu(pool(threads)?, flaw.map(Mutex::new)),
-                PlanKind::Accelerator { source, dtype } => match Accelerator::start(&plan.name, source, dtype) {
+                Planned::Cpu { threads, flaw } => Place::Cpu(pool(threads)?, flaw.map(Mutex::new)),
+                Planned::Accelerator { source, dtype } => match Accelerator::start(&plan.name, source, dtype) {
                     Ok(accelerator) => {
                         tracing::info!(device = plan.name, ?dtype, "device opened, its operations are right");
                         Place::Accelerator(accelerator)
@@ -136,7 +96,7 @@ impl Devices {
         let cpu = cpu.ok_or_else(|| Error::fault("opening the devices", "there is no CPU among them"))?;
         let encoders = AtomicU64::new(0);
         let schedule = Mutex::new(schedule);
-        Ok(Devices(Arc::new(Inner { places, cpu, flex: Device::flex(), schedule, micro_batch_tokens, encoders })))
+        Ok(Devices(Arc::new(Inner { places, cpu, schedule, micro_batch_tokens, encoders })))
     }
 
     /// How each device is; in the order of larder.toml, a CPU on standby last.
@@ -152,11 +112,6 @@ impl Devices {
     /// Sets the gauges of the devices' states and speeds, which are read when somebody asks.
     pub fn observe(&self) {
         self.states().iter().for_each(metrics::observe_device);
-    }
-
-    /// The device that work other than encoding runs on.
-    pub(crate) fn device(&self) -> &Device {
-        &self.0.flex
     }
 
     /// Tokens that go through a network together.

@@ -47,10 +47,6 @@ impl Embeddings {
         let is_unit = |row: &[f32]| (row.iter().map(|value| value * value).sum::<f32>() - 1.0).abs() <= 1e-3;
         self.data.chunks(self.dimension).all(is_unit)
     }
-
-    pub(crate) fn row_mut(&mut self, text: usize) -> &mut [f32] {
-        &mut self.data[text * self.dimension..][..self.dimension]
-    }
 }
 
 #[cfg(test)]

@@ -9,10 +9,12 @@ mod error;
 
 mod device;
 mod device_name;
+mod device_plan;
 mod device_status;
 mod schedule;
 mod residence;
 mod accelerator;
+mod accelerator_thread;
 mod self_check;
 mod rehearsal;
 
@@ -30,6 +32,7 @@ mod weights;
 
 mod catalogue;
 mod index;
+mod search;
 mod vectors_file;
 mod features;
 
@@ -64,5 +67,6 @@ pub use ranking::Ranking;
 #[doc(hidden)]
 pub use rehearsal::{Flaw, FlawKind, Rehearsal};
 pub use report::TrainReport;
+pub use search::Neighbour;
 pub use text::Tokens;
 pub use train::{TrainOptions, TrainProgress, TrainRequest, TrainStage};

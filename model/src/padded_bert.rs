@@ -87,7 +87,7 @@ impl PaddedBert {
             let means = self.encode_batch(&ids)?;
             for (text, mean) in texts.iter().zip(means.chunks_exact(self.hidden)) {
                 let length = mean.iter().map(|value| value * value).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
-                let row = embeddings.row_mut(*text);
+                let row = &mut embeddings.data[text * self.hidden..][..self.hidden];
                 row.iter_mut().zip(mean).for_each(|(out, value)| *out = value / length);
             }
         }
