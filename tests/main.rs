@@ -12,6 +12,7 @@ mod foreign_questions;
 mod ingest_flow;
 mod live_races;
 mod live_rows;
+mod model_devices;
 mod model_head;
 mod model_parity;
 mod operations;

@@ -6,7 +6,17 @@
 
 mod config;
 mod error;
+
 mod device;
+mod device_name;
+mod device_plan;
+mod device_status;
+mod schedule;
+mod residence;
+mod accelerator;
+mod accelerator_thread;
+mod self_check;
+mod rehearsal;
 
 mod encoder;
 mod text;
@@ -15,6 +25,9 @@ mod family;
 mod sentence_bert;
 mod bert;
 mod bert_config;
+mod bert_weights;
+mod padded_bert;
+mod bucket;
 mod cpu;
 mod static_encoder;
 mod static_config;
@@ -42,8 +55,9 @@ mod files;
 mod metrics;
 
 pub use catalogue::{Catalogue, Intent, OUT_OF_SCOPE};
-pub use config::{EncoderConfig, ModelConfig};
+pub use config::{CudaDtype, EncoderConfig, ModelConfig};
 pub use device::Devices;
+pub use device_status::{DeviceState, DeviceStatus};
 pub use embeddings::Embeddings;
 pub use encoder::Encoder;
 pub use error::Error;
@@ -53,6 +67,8 @@ pub use index::CatalogueIndex;
 pub use metrics::describe_metrics;
 pub use question::LabelledQuestion;
 pub use ranking::Ranking;
+#[doc(hidden)]
+pub use rehearsal::{Flaw, FlawKind, Rehearsal};
 pub use report::TrainReport;
 pub use search::Neighbour;
 pub use text::Tokens;

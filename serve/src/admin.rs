@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use larder_ingest::{ColdRule, place};
+use larder_model::DeviceStatus;
 use larder_store::{
     Compacted, Error, GenerationInfo, GenerationState, MAX_ENTITY_BYTES, Published, Status as ValueStatus, Store,
     TenantId, read_hot_set,
@@ -193,6 +194,7 @@ impl Admin for AdminService {
             queued: engine.map_or(0, |engine| count(engine.queue.len())),
             model: engine.map(|engine| of_rung_full(&engine.encoders)).unwrap_or_default(),
             device: shared.config.model.devices.join(", "),
+            devices: engine.map(|engine| engine.devices.states()).unwrap_or_default().into_iter().map(device).collect(),
             store_path: std::path::absolute(&shared.config.store.path)
                 .unwrap_or_else(|_| shared.config.store.path.clone())
                 .display()
@@ -214,6 +216,11 @@ fn encoder_status(loaded: &LoadedEncoder) -> v1::EncoderStatus {
         rungs: loaded.rungs.iter().map(|of| rung(*of).into()).collect(),
         memory_bytes: loaded.encoder.memory_bytes() as u64,
     }
+}
+
+fn device(status: DeviceStatus) -> v1::Device {
+    let DeviceStatus { name, state, reason, tokens_per_s, texts } = status;
+    v1::Device { name, state: state.label().to_owned(), reason, tokens_per_s, texts }
 }
 
 fn absolute(field: &str, path: String) -> Result<PathBuf, Refusal> {

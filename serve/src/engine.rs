@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use larder_model::Devices;
 use larder_store::Store;
 use tokio::sync::oneshot;
 
@@ -32,6 +33,7 @@ const WARM_UP_ROUNDS: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) store: Store,
+    pub(crate) devices: Devices,
     /// Every encoder of the node, once.
     pub(crate) encoders: Vec<LoadedEncoder>,
     pub(crate) plan: AnswerPlan,
@@ -51,7 +53,10 @@ impl Engine {
             return Err(Error::NoTenant);
         }
         let store = Store::open(&config.store, &config.views)?;
-        let mut encoders = Encoders::open(&config.model)?;
+        let devices = Devices::open(&config.model)
+            .map_err(|source| Error::Model { context: "the devices".to_owned(), source })?;
+        let scorers = devices.parallel_jobs();
+        let mut encoders = Encoders::on(&devices);
         let plan = AnswerPlan::compile(&store, config)?;
         let mut tenants = HashMap::new();
         for tenant in &config.tenants {
@@ -61,11 +66,12 @@ impl Engine {
         }
         let engine = Engine {
             store,
+            devices,
             encoders: encoders.into_loaded(),
             plan,
-            queue: Arc::new(Queue::new(config.batcher.clone())),
+            queue: Arc::new(Queue::new(config.batcher.clone(), scorers)),
             cost: CostModel::new(),
-            admission: Admission::new(config.admission.clone()),
+            admission: Admission::new(config.admission.clone(), scorers),
             counters,
             tenants,
             ordinary_deadline: config.node.default_deadline() / 2,
