@@ -5,10 +5,12 @@
 mod support;
 
 mod answer_flow;
+mod answer_quality;
 mod command_line;
 mod demo;
 mod erasure;
 mod foreign_questions;
+mod head_swap;
 mod ingest_flow;
 mod live_races;
 mod live_rows;

@@ -41,6 +41,14 @@ impl Embeddings {
         Embeddings { dimension: self.dimension, data }
     }
 
+    /// One vector, to be written.
+    ///
+    /// # Panics
+    /// When `text` is not below `len()`.
+    pub(crate) fn row_mut(&mut self, text: usize) -> &mut [f32] {
+        &mut self.data[text * self.dimension..][..self.dimension]
+    }
+
     /// Whether every vector is finite and of length 1, as an encoder's must be.
     pub(crate) fn are_unit_vectors(&self) -> bool {
         // A value that is not finite makes the length so too, and no comparison with that holds.

@@ -1,8 +1,8 @@
 //! Larder's model: text encoder, answer catalogue, feature encodings and the calibrated ranking head, on Burn.
 //!
 //! One question's way through this crate: `Encoder::tokenize` -> `Tokens` -> `Encoder::encode` -> `Embeddings` ->
-//! `CatalogueIndex::best_cosines`; beside it `FeatureEncoder::encode` -> phi; both into `Head::rank` -> `Ranking`. Training takes
-//! `LabelledQuestion`s and gives a `Head`. The crate is a plain synchronous library: it knows no network, no runtime and no store.
+//! `CatalogueIndex::best_cosines`; beside it `FeatureEncoder::encode` -> phi; all three into `Head::rank` -> `Ranking`. Training takes
+//! `LabelledQuestion`s and gives a `Head`; `judge` and `Evaluation` say how good it is. The crate is a plain synchronous library: it knows no network, no runtime and no store.
 
 mod config;
 mod error;
@@ -49,6 +49,7 @@ mod examples;
 mod cross_validation;
 mod fit;
 mod calibration;
+mod evaluation;
 mod report;
 
 mod files;
@@ -61,6 +62,7 @@ pub use device_status::{DeviceState, DeviceStatus};
 pub use embeddings::Embeddings;
 pub use encoder::Encoder;
 pub use error::Error;
+pub use evaluation::{Evaluation, IntentFigures, Judged, ReliabilityBin, judge};
 pub use features::{EncodedFeature, Encoding, FeatureEncoder, FeatureValue};
 pub use head::Head;
 pub use index::CatalogueIndex;

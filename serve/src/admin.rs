@@ -1,4 +1,4 @@
-//! The Admin service: publishing, rolling back, placing, erasing, warming, looking inside.
+//! The Admin service: publishing, rolling back, placing, erasing, warming, swapping heads, looking inside.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use larder_ingest::{ColdRule, place};
-use larder_model::DeviceStatus;
+use larder_model::{DeviceStatus, Head};
 use larder_store::{
     Compacted, Error, GenerationInfo, GenerationState, MAX_ENTITY_BYTES, Published, Status as ValueStatus, Store,
     TenantId, read_hot_set,
@@ -171,6 +171,22 @@ impl Admin for AdminService {
         let engine = self.shared.serving()?.clone();
         let entries = self.shared.changing(move || export(&engine.store, &path)).await?;
         Ok(Response::new(v1::ExportHotSetReply { entries }))
+    }
+
+    async fn reload_head(
+        &self,
+        request: Request<v1::ReloadHeadRequest>,
+    ) -> Result<Response<v1::ReloadHeadReply>, Status> {
+        let v1::ReloadHeadRequest { tenant } = request.into_inner();
+        self.shared.identity.tenant(&tenant)?;
+        let engine = self.shared.serving()?.clone();
+        let heads = self.shared.changing(move || engine.tenant(&tenant)?.reload_heads()).await?;
+        let reloaded = |(rung, head): (Rung, Head)| v1::ReloadedHead {
+            rung: rung.label().to_owned(),
+            training_questions: head.training_questions() as u64,
+            threshold: head.threshold(),
+        };
+        Ok(Response::new(v1::ReloadHeadReply { heads: heads.into_iter().map(reloaded).collect() }))
     }
 
     async fn get_node_status(

@@ -99,6 +99,12 @@ impl Engine {
         Ok(())
     }
 
+    /// A tenant that is served here.
+    pub(crate) fn tenant(&self, name: &str) -> Result<&Arc<Tenant>, Refusal> {
+        let unknown = || Refusal::UnknownTenant(format!("tenant \"{name}\" is not served here"));
+        self.tenants.get(name).ok_or_else(unknown)
+    }
+
     /// Lets a question in, or refuses it at once. The answer arrives on the receiver; a dropped sender means that the
     /// question was lost on the way.
     pub(crate) fn admit(
@@ -107,9 +113,7 @@ impl Engine {
         question: Question,
     ) -> Result<oneshot::Receiver<Result<Answer, Refusal>>, Refusal> {
         let arrived = Instant::now();
-        let tenant = self.tenants.get(context.tenant.as_ref()).cloned();
-        let tenant = tenant
-            .ok_or_else(|| Refusal::UnknownTenant(format!("tenant \"{}\" is not served here", context.tenant)))?;
+        let tenant = self.tenant(&context.tenant)?.clone();
         let estimated_tokens = CostModel::estimate_tokens(&question.text, tenant.full.max_tokens);
         let remaining = question.deadline.saturating_duration_since(arrived);
         let permit = self.admission.admit(self.cost.predict(estimated_tokens), remaining).inspect_err(|_| {

@@ -293,7 +293,7 @@ impl Shared {
         blocking(&self.reads, READ_RETRY, work).await
     }
 
-    /// Runs what changes the store (publish, place, erase and their like) off the I/O threads, one at a time; a second one is
+    /// Runs what changes the store or a tenant (publish, place, erase and their like) off the I/O threads, one at a time; a second one is
     /// refused.
     pub(crate) async fn changing<T: Send + 'static>(
         &self,
