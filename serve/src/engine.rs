@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use larder_model::{Devices, Encoder};
+use larder_model::{Devices, Encoder, ModelConfig};
 use larder_store::Store;
 use tokio::sync::oneshot;
 
@@ -45,14 +45,19 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Opens the store, loads the model and the tenants, and runs the model until it is warm. Takes seconds.
-    pub(crate) fn open(config: &NodeConfig, counters: Arc<Counters>) -> Result<Engine, Error> {
+    /// Opens the store and, by `open_devices`, the devices, loads the model and the tenants, and runs the model until it is warm. Takes
+    /// seconds, and minutes where a GPU has to compile.
+    pub(crate) fn open(
+        config: &NodeConfig,
+        open_devices: impl FnOnce(&ModelConfig) -> Result<Devices, larder_model::Error>,
+        counters: Arc<Counters>,
+    ) -> Result<Engine, Error> {
         if config.tenants.is_empty() {
             return Err(Error::NoTenant);
         }
         let store = Store::open(&config.store, &config.views)?;
-        let devices = Devices::open(&config.model)
-            .map_err(|source| Error::Model { context: "the devices".to_owned(), source })?;
+        let devices =
+            open_devices(&config.model).map_err(|source| Error::Model { context: "the devices".to_owned(), source })?;
         let encoder = Encoder::load(&config.model.full, &devices)
             .map_err(|source| Error::Model { context: "the encoder".to_owned(), source })?;
         let scorers = devices.parallel_jobs();
