@@ -1,7 +1,8 @@
 //! The text encoder: a model folder turned into unit vectors, one per text.
 //!
 //! Tokenising and encoding are two calls, because the node tokenises on its fetch thread while the score thread runs the network.
-//! Which device runs it is in `residence`; what a batch becomes on its way through the CPU's network is in `sentence_bert`.
+//! Which device runs it is in `residence`; what a batch becomes on its way through the CPU's network is in `sentence_bert`. A static encoder
+//! looks the tokens up on the calling thread, which costs less than handing them over.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,16 +10,17 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 
 use crate::bert::Bert;
-use crate::bert_config::BertConfig;
 use crate::bert_weights::BertWeights;
 use crate::config::EncoderConfig;
 use crate::device::Devices;
 use crate::embeddings::Embeddings;
 use crate::error::Error;
+use crate::family::Family;
 use crate::metrics;
 use crate::residence::Residence;
 use crate::sentence_bert::SentenceBert;
-use crate::text::{TextTokenizer, Tokens};
+use crate::static_encoder::StaticEncoder;
+use crate::text::{Reading, TextTokenizer, Tokens};
 use crate::weights::WeightsFile;
 
 /// A loaded encoder; clones share the weights and the thread pool.
@@ -28,13 +30,24 @@ pub struct Encoder(Arc<Inner>);
 struct Inner {
     name: String,
     tokenizer: TextTokenizer,
-    /// On the CPU, which always has it.
-    network: SentenceBert,
-    residence: Residence,
+    network: Network,
     devices: Devices,
     vocabulary: u32,
     max_tokens: usize,
     dimension: usize,
+    memory_bytes: usize,
+}
+
+enum Network {
+    Bert(Box<Resident>),
+    Static(StaticEncoder),
+}
+
+/// A network that devices run.
+struct Resident {
+    /// On the CPU, which always has it.
+    cpu: SentenceBert,
+    residence: Residence,
 }
 
 impl Encoder {
@@ -46,37 +59,47 @@ impl Encoder {
         config.validate()?;
         let started = Instant::now();
         let folder = config.folder.as_path();
-        let bert = BertConfig::load(folder)?;
-        if config.max_tokens > bert.max_position_embeddings {
-            let allowed = format!("{} has positions for {} tokens", folder.display(), bert.max_position_embeddings);
-            return Err(Error::config("max_tokens", config.max_tokens, allowed));
-        }
+        let family = Family::load(folder)?;
+        let file = WeightsFile::read(&folder.join("model.safetensors"))?;
+        let weights = file.tensors()?;
         let tokenizer_file = folder.join("tokenizer.json");
-        let tokenizer =
-            TextTokenizer::load(&tokenizer_file, bert.vocab_size, config.max_tokens, config.max_text_bytes)?;
-        let weights = WeightsFile::read(&folder.join("model.safetensors"))?;
-        let network = Bert::load(&bert, weights.tensors()?)?;
-        let network = SentenceBert::new(network, bert.hidden_size, devices.micro_batch_tokens());
         let tokenizer_bytes =
             std::fs::read(&tokenizer_file).map_err(|source| Error::reading(&tokenizer_file, source))?;
-        let name = name(&bert, config, &[weights.bytes(), &tokenizer_bytes]);
-        let residence = devices.place(
-            &name,
-            &bert,
-            config.max_tokens,
-            || BertWeights::read(&bert, weights.tensors()?),
-            &|tokens| on_cpu(&network, bert.hidden_size, tokens),
-        )?;
-        tracing::info!(encoder = name, folder = %folder.display(), seconds = started.elapsed().as_secs_f64(), "encoder loaded");
+        let name = name(&family, config, &[file.bytes(), &tokenizer_bytes]);
+        let (network, reading, vocabulary, dimension, memory_bytes) = match &family {
+            Family::Bert(bert) => {
+                if config.max_tokens > bert.max_position_embeddings {
+                    let allowed =
+                        format!("{} has positions for {} tokens", folder.display(), bert.max_position_embeddings);
+                    return Err(Error::config("max_tokens", config.max_tokens, allowed));
+                }
+                let hidden = bert.hidden_size;
+                let cpu = SentenceBert::new(Bert::load(bert, weights)?, hidden, devices.micro_batch_tokens());
+                let bytes = cpu.bytes();
+                let read = || BertWeights::read(bert, file.tensors()?);
+                let residence =
+                    devices.place(&name, bert, config.max_tokens, read, &|tokens| on_cpu(&cpu, hidden, tokens))?;
+                let network = Network::Bert(Box::new(Resident { cpu, residence }));
+                (network, Reading::Framed, bert.vocab_size, hidden, bytes)
+            }
+            Family::Static(table) => {
+                let table = StaticEncoder::load(table, &weights)?;
+                let (vocabulary, dimension, bytes) = (table.vocabulary(), table.dimension(), table.memory_bytes());
+                (Network::Static(table), Reading::KnownWords, vocabulary, dimension, bytes)
+            }
+        };
+        let tokenizer = TextTokenizer::load(&tokenizer_file, vocabulary, reading, config)?;
+        let seconds = started.elapsed().as_secs_f64();
+        tracing::info!(encoder = name, folder = %folder.display(), memory_bytes, seconds, "encoder loaded");
         Ok(Encoder(Arc::new(Inner {
             name,
             tokenizer,
             network,
-            residence,
             devices: devices.clone(),
-            vocabulary: bert.vocab_size as u32,
+            vocabulary: vocabulary as u32,
             max_tokens: config.max_tokens,
-            dimension: bert.hidden_size,
+            dimension,
+            memory_bytes,
         })))
     }
 
@@ -85,8 +108,13 @@ impl Encoder {
         self.0.dimension
     }
 
-    /// Family, shape and the start of a SHA-256 over all that decides a vector (weights, tokenizer, the shape's numbers, where texts are
-    /// cut), for example `bert-6x384-53aa51172d14`: equal names mean equal vectors, wherever the folder lies.
+    /// Bytes of its weights in memory; the tokenizer's are not among them.
+    pub fn memory_bytes(&self) -> usize {
+        self.0.memory_bytes
+    }
+
+    /// Family, shape and the start of a SHA-256 over all that decides a vector (weights, tokenizer, the shape's numbers, the prefix, where
+    /// texts are cut), for example `bert-6x384-53aa51172d14`: equal names mean equal vectors, wherever the folder lies.
     pub fn name(&self) -> &str {
         &self.0.name
     }
@@ -97,12 +125,16 @@ impl Encoder {
     }
 
     /// One unit vector per text, in the order of `tokens`; blocks the calling thread while a device works. A device that fails is
-    /// replaced by another one, and the caller does not notice.
+    /// replaced by another one, and the caller does not notice. A text in which a static encoder knows no token has the zero vector.
     pub fn encode(&self, tokens: &Tokens) -> Result<Embeddings, Error> {
         let started = Instant::now();
-        self.0.check(tokens)?;
-        let embeddings =
-            self.0.residence.encode(tokens, &|tokens| on_cpu(&self.0.network, self.0.dimension, tokens))?;
+        let embeddings = match &self.0.network {
+            Network::Bert(network) => {
+                self.0.check(tokens)?;
+                network.residence.encode(tokens, &|tokens| on_cpu(&network.cpu, self.0.dimension, tokens))?
+            }
+            Network::Static(table) => table.encode(tokens)?,
+        };
         metrics::encoded(tokens.len(), tokens.total(), started);
         Ok(embeddings)
     }
@@ -139,12 +171,15 @@ fn on_cpu(network: &SentenceBert, dimension: usize, tokens: &Tokens) -> Embeddin
     embeddings
 }
 
-fn name(bert: &BertConfig, config: &EncoderConfig, files: &[&[u8]]) -> String {
+fn name(family: &Family, config: &EncoderConfig, files: &[&[u8]]) -> String {
     let mut hasher = Sha256::new();
     files.iter().for_each(|file| hasher.update(file));
-    hasher.update(format!("{bert:?} {} {}", config.max_tokens, config.max_text_bytes));
+    hasher.update(format!("{family:?} {} {} {:?}", config.max_tokens, config.max_text_bytes, config.prefix));
     let start: String = hasher.finalize()[..6].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{}x{}-{start}", bert.model_type, bert.num_hidden_layers, bert.hidden_size)
+    match family {
+        Family::Bert(bert) => format!("{}-{}x{}-{start}", bert.model_type, bert.num_hidden_layers, bert.hidden_size),
+        Family::Static(table) => format!("static-{}-{start}", table.hidden_dim),
+    }
 }
 
 impl std::fmt::Debug for Encoder {

@@ -21,6 +21,7 @@ mod rehearsal;
 mod encoder;
 mod text;
 mod embeddings;
+mod family;
 mod sentence_bert;
 mod bert;
 mod bert_config;
@@ -28,6 +29,8 @@ mod bert_weights;
 mod padded_bert;
 mod bucket;
 mod cpu;
+mod static_encoder;
+mod static_config;
 mod weights;
 
 mod catalogue;

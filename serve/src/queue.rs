@@ -140,12 +140,6 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// A batch in a slot came to nothing: all its questions were lost.
-    pub(crate) fn slot_vacated(&self) {
-        self.lock().slots_taken -= 1;
-        self.changed.notify_all();
-    }
-
     /// Takes nothing new; what waits is still handed out.
     pub(crate) fn drain(&self) {
         let mut state = self.lock();
@@ -207,8 +201,7 @@ mod tests {
         let queue = Queue::new(BatcherConfig::default(), 2);
         queue.lock().slots_taken = 2;
         queue.scoring_began();
-        queue.slot_vacated();
-        assert_eq!((queue.lock().slots_taken, queue.lock().scorers_busy), (0, 1));
+        assert_eq!((queue.lock().slots_taken, queue.lock().scorers_busy), (1, 1));
         queue.scoring_ended();
         assert_eq!(queue.lock().scorers_busy, 0);
     }
