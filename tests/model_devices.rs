@@ -11,9 +11,14 @@ use larder_model::{
     DeviceState, DeviceStatus, Devices, Embeddings, Encoder, EncoderConfig, Flaw, FlawKind, ModelConfig, Rehearsal,
     Tokens,
 };
+use larder_serve::v1::GetNodeStatusRequest;
+use larder_serve::v1::admin_client::AdminClient;
 use serde_json::{Value, json};
+use tonic::Request;
 
 use crate::support::encoder_folder;
+use crate::support::node::TestNode;
+use crate::support::shop::{DEMO, Shop};
 
 const HIDDEN: usize = 24;
 const INNER: usize = 48;
@@ -265,6 +270,45 @@ fn a_job_that_fails_everywhere_leaves_the_cpu_in_its_place() {
         Some(&"a rehearsed panic"),
         "a failed node, not a wrong answer"
     );
+}
+
+/// Questions asked of a node whose device breaks sooner or later.
+const QUESTIONS: usize = 600;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_answers_on_when_a_device_breaks() {
+    let shop = Shop::new(&[DEMO]);
+    let mut node = TestNode::bind(&shop).await;
+    let devices = vec![Rehearsal::Cpu { threads: 1, flaw: flawed(FlawKind::Panic, 25) }, cpu()];
+    node.node.warm_on(move |config| Devices::rehearse(config, devices)).await.unwrap();
+    let mut admin = AdminClient::new(node.channel.clone());
+    let mut asked = 0;
+    let devices = loop {
+        // Four at a time, so that both scorers have something to do.
+        let ask = || node.ask(DEMO, "user-1", "I forgot my password");
+        let (one, two, three, four) = tokio::join!(ask(), ask(), ask(), ask());
+        for reply in [one, two, three, four] {
+            assert_eq!(reply.unwrap().intent, "reset_password", "after {asked} questions");
+        }
+        asked += 4;
+        let status = admin.get_node_status(Request::new(GetNodeStatusRequest {})).await.unwrap().into_inner();
+        assert_eq!(status.state, "serving");
+        if status.devices[0].state == "broken" {
+            break status.devices;
+        }
+        assert!(asked < QUESTIONS, "{:?}", status.devices);
+    };
+    assert!(devices[0].reason.contains("a rehearsed panic") && devices[0].texts > 0, "{devices:?}");
+    assert!(devices[1].state == "ready" && devices[1].tokens_per_s > 0.0, "{devices:?}");
+    let page = node.http_get("/metrics").await;
+    for figure in [
+        "larder_model_device_state{device=\"cpu:0\",state=\"broken\"} 1",
+        "larder_model_device_failures_total{device=\"cpu:0\",kind=\"panicked\"} ",
+    ] {
+        assert!(page.contains(figure), "{figure} is not on {page}");
+    }
+    assert_eq!(node.ask(DEMO, "user-1", "I forgot my password").await.unwrap().intent, "reset_password");
+    node.node.drain().await.unwrap();
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use larder_model::Devices;
+use larder_model::{Devices, ModelConfig};
 use larder_store::Store;
 use tokio::sync::oneshot;
 
@@ -47,15 +47,19 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Opens the store, loads the model and the tenants, and runs the model until it is warm. Takes seconds.
-    pub(crate) fn open(config: &NodeConfig, counters: Arc<Counters>) -> Result<Engine, Error> {
+    /// Opens the store and, by `open_devices`, the devices, loads the model and the tenants, and runs the model until it is warm. Takes
+    /// seconds, and minutes where a GPU has to compile.
+    pub(crate) fn open(
+        config: &NodeConfig,
+        open_devices: impl FnOnce(&ModelConfig) -> Result<Devices, larder_model::Error>,
+        counters: Arc<Counters>,
+    ) -> Result<Engine, Error> {
         if config.tenants.is_empty() {
             return Err(Error::NoTenant);
         }
         let store = Store::open(&config.store, &config.views)?;
-        let devices = Devices::open(&config.model)
-            .map_err(|source| Error::Model { context: "the devices".to_owned(), source })?;
-        let scorers = devices.parallel_jobs();
+        let devices =
+            open_devices(&config.model).map_err(|source| Error::Model { context: "the devices".to_owned(), source })?;
         let mut encoders = Encoders::on(&devices);
         let plan = AnswerPlan::compile(&store, config)?;
         let mut tenants = HashMap::new();
@@ -64,6 +68,8 @@ impl Engine {
             tracing::info!(tenant = tenant.name, intents = loaded.catalogue.intents.len(), "tenant loaded");
             tenants.insert(tenant.name.clone(), Arc::new(loaded));
         }
+        // Only now: a device may have failed the check of an encoder.
+        let scorers = devices.parallel_jobs();
         let engine = Engine {
             store,
             devices,
