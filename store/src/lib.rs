@@ -116,6 +116,7 @@ mod log_family;
 mod key;
 mod schema;
 mod row;
+mod encode;
 mod elements;
 mod files;
 mod metrics;
