@@ -68,6 +68,8 @@ mod plan;
 mod batch;
 mod lookup;
 mod hot;
+mod hot_shard;
+mod hot_row;
 mod hot_set;
 mod fill;
 mod readers;
