@@ -33,6 +33,17 @@ mod fit;
 mod calibration;
 mod report;
 
+mod fine_tune;
+mod fine_tune_corpus;
+mod fine_tune_network;
+mod fine_tune_objective;
+mod fine_tune_training;
+mod fine_tune_random;
+mod fine_tune_tensors;
+mod fine_tune_folder;
+#[cfg(test)]
+mod fine_tune_fixture;
+
 mod files;
 mod metrics;
 
@@ -43,6 +54,8 @@ pub use embeddings::Embeddings;
 pub use encoder::Encoder;
 pub use error::Error;
 pub use features::{EncodedFeature, Encoding, FeatureEncoder, FeatureValue};
+pub use fine_tune::{FineTuneOptions, FineTuneProgress, FineTuneReport, FineTuneRequest, fine_tune};
+pub use fine_tune_corpus::LabelledText;
 pub use head::Head;
 pub use index::CatalogueIndex;
 pub use metrics::describe_metrics;
