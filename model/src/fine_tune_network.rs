@@ -65,6 +65,7 @@ impl TrainableBert {
     pub(crate) fn forward(&self, batch: &TextBatch, dropout: &mut Dropout) -> Tensor<2> {
         let positions = batch.lengths.iter().flat_map(|length| 0..*length as u32);
         let words = self.words.val().select(0, self.indices(batch.words.iter().copied()));
+        let words = dropout.apply_to_words(words);
         let positions = self.positions.val().select(0, self.indices(positions));
         let mut hidden = self.embedding_norm.forward(words + positions + self.sentence_type.val());
         hidden = dropout.apply(hidden);

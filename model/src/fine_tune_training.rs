@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::fine_tune::{FineTuneOptions, FineTuneProgress};
 use crate::fine_tune_corpus::Corpus;
 use crate::fine_tune_network::TrainableBert;
-use crate::fine_tune_objective::ClassDirections;
+use crate::fine_tune_objective::{ClassDirections, RecentTexts};
 use crate::fine_tune_random::{Dropout, Random};
 use crate::fine_tune_tensors::values;
 
@@ -30,6 +30,7 @@ pub(crate) struct Training<'a> {
     options: &'a FineTuneOptions,
     network: TrainableBert,
     directions: ClassDirections,
+    recent: RecentTexts,
     network_optimizer: ModuleOptimizer,
     directions_optimizer: ModuleOptimizer,
     random: Random,
@@ -50,7 +51,7 @@ pub(crate) struct Trained {
 }
 
 impl<'a> Training<'a> {
-    /// Trains for as many epochs as the options say, or until the held-out loss no longer falls.
+    /// Trains for as many epochs as the options say, or until the held-out accuracy no longer rises.
     pub(crate) fn run(
         network: TrainableBert,
         corpus: &'a Corpus,
@@ -67,10 +68,11 @@ impl<'a> Training<'a> {
             corpus,
             options,
             directions: ClassDirections::means(&learned, &labels, corpus.classes, device),
+            recent: RecentTexts::default(),
             network,
             network_optimizer: AdamConfig::new().with_epsilon(1e-6).init(),
             directions_optimizer: AdamConfig::new().with_epsilon(1e-6).init(),
-            dropout: Dropout::new(options.dropout, Random::new(options.seed ^ u64::MAX)),
+            dropout: Dropout::new(options.dropout, options.word_dropout, Random::new(options.seed ^ u64::MAX)),
             random: Random::new(options.seed),
             step: 0,
             steps,
@@ -83,24 +85,19 @@ impl<'a> Training<'a> {
 
     /// The best network, the epochs run and the best of them.
     fn epochs(&mut self, progress: &mut dyn FnMut(FineTuneProgress)) -> Result<(TrainableBert, usize, usize), Error> {
-        let mut best = (self.network.clone(), 0, f32::INFINITY);
+        let mut best = (self.network.clone(), 0, HeldOut::default());
         for epoch in 1..=self.options.epochs {
             let batches = self.corpus.shuffled(self.options.batch_texts, &mut self.random);
-            let mut done = 0;
+            let mut done = (epoch - 1) * self.corpus.learned.len();
+            let total = self.options.epochs * self.corpus.learned.len();
             for batch in batches {
                 let loss = self.learn(&batch)?;
                 done += batch.len();
-                progress(FineTuneProgress {
-                    epoch,
-                    done: (epoch - 1) * self.corpus.learned.len() + done,
-                    total: self.options.epochs * self.corpus.learned.len(),
-                    loss,
-                    held_out_loss: best.2,
-                });
+                progress(FineTuneProgress { epoch, done, total, loss, held_out_accuracy: best.2.accuracy });
             }
-            let held_out_loss = self.held_out_loss()?;
-            if held_out_loss < best.2 || self.corpus.held_out.is_empty() {
-                best = (self.network.clone(), epoch, held_out_loss);
+            let held_out = self.held_out()?;
+            if held_out.is_better_than(&best.2) || self.corpus.held_out.is_empty() {
+                best = (self.network.clone(), epoch, held_out);
             } else if epoch >= best.1 + self.options.patience_epochs {
                 return Ok((best.0, epoch, best.1));
             }
@@ -112,7 +109,10 @@ impl<'a> Training<'a> {
     fn learn(&mut self, texts: &[usize]) -> Result<f32, Error> {
         let labels: Vec<usize> = texts.iter().map(|text| self.corpus.labels[*text]).collect();
         let vectors = self.network.forward(&self.corpus.batch(texts), &mut self.dropout);
-        let loss = self.directions.loss(vectors, &labels, self.options.label_smoothing);
+        let mut loss = self.directions.loss(vectors.clone(), &labels, self.options.label_smoothing);
+        if self.options.contrast > 0.0 {
+            loss = loss + self.recent.contrast(&vectors, &labels) * self.options.contrast;
+        }
         let value = values(loss.clone())?.first().copied().unwrap_or(f32::NAN);
         if !value.is_finite() {
             let problem = format!("the loss is {value} after {} steps; choose a smaller learning rate", self.step);
@@ -136,16 +136,34 @@ impl<'a> Training<'a> {
         if step < warm_up { (step + 1.0) / warm_up } else { (steps - step).max(0.0) / (steps - warm_up).max(1.0) }
     }
 
-    fn held_out_loss(&self) -> Result<f32, Error> {
+    fn held_out(&self) -> Result<HeldOut, Error> {
         let (network, directions) = (self.network.valid(), self.directions.valid());
-        let mut sum = 0.0;
+        let (mut right, mut loss) = (0, 0.0);
         for texts in self.corpus.by_length(&self.corpus.held_out, ENCODE_TEXTS) {
-            let labels: Vec<usize> = texts.iter().map(|text| self.corpus.labels[*text]).collect();
             let vectors = network.forward(&self.corpus.batch(&texts), &mut Dropout::off());
-            let loss = values(directions.loss(vectors, &labels, self.options.label_smoothing))?;
-            sum += loss.first().copied().unwrap_or(f32::NAN) * texts.len() as f32;
+            let log_probabilities = values(directions.log_probabilities(vectors))?;
+            for (text, row) in texts.iter().zip(log_probabilities.chunks_exact(self.corpus.classes)) {
+                let label = self.corpus.labels[*text];
+                loss -= row[label];
+                right += usize::from(row.iter().all(|value| *value <= row[label]));
+            }
         }
-        Ok(sum / self.corpus.held_out.len().max(1) as f32)
+        let texts = self.corpus.held_out.len().max(1) as f32;
+        Ok(HeldOut { accuracy: right as f32 / texts, loss: loss / texts })
+    }
+}
+
+/// How well the class directions tell held-out texts apart.
+#[derive(Default)]
+struct HeldOut {
+    accuracy: f32,
+    loss: f32,
+}
+
+impl HeldOut {
+    /// The accuracy counts: the loss grows again where a network becomes surer of the same answers. It decides between equals.
+    fn is_better_than(&self, other: &HeldOut) -> bool {
+        self.accuracy > other.accuracy || (self.accuracy == other.accuracy && self.loss < other.loss)
     }
 }
 

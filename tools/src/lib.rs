@@ -21,6 +21,7 @@ mod known_models;
 mod hub;
 mod package;
 mod model_train;
+mod model_fine_tune;
 
 mod sample;
 mod shop;
