@@ -1,8 +1,7 @@
 //! The text encoder: a model folder turned into unit vectors, one per text.
 //!
 //! Tokenising and encoding are two calls, because the node tokenises on its fetch thread while the score thread runs the network.
-//! `encode` sorts the texts by length, cuts them into micro-batches by token budget, takes the mean over each text's tokens and
-//! normalises it.
+//! What a batch becomes on its way through the network is in `sentence_bert`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,6 +16,7 @@ use crate::device::Devices;
 use crate::embeddings::Embeddings;
 use crate::error::Error;
 use crate::metrics;
+use crate::sentence_bert::SentenceBert;
 use crate::text::{TextTokenizer, Tokens};
 use crate::weights::WeightsFile;
 
@@ -27,7 +27,7 @@ pub struct Encoder(Arc<Inner>);
 struct Inner {
     name: String,
     tokenizer: TextTokenizer,
-    network: Bert,
+    network: SentenceBert,
     devices: Devices,
     vocabulary: u32,
     max_tokens: usize,
@@ -52,7 +52,8 @@ impl Encoder {
         let tokenizer =
             TextTokenizer::load(&tokenizer_file, bert.vocab_size, config.max_tokens, config.max_text_bytes)?;
         let weights = WeightsFile::read(&folder.join("model.safetensors"))?;
-        let network = Bert::load(&bert, weights.tensors()?, devices.device())?;
+        let network = Bert::load(&bert, weights.tensors()?)?;
+        let network = SentenceBert::new(network, bert.hidden_size, devices.micro_batch_tokens());
         let tokenizer_bytes =
             std::fs::read(&tokenizer_file).map_err(|source| Error::reading(&tokenizer_file, source))?;
         let name = name(&bert, config, &[weights.bytes(), &tokenizer_bytes]);
@@ -87,7 +88,9 @@ impl Encoder {
     /// One unit vector per text, in the order of `tokens`; blocks the calling thread while the device works.
     pub fn encode(&self, tokens: &Tokens) -> Result<Embeddings, Error> {
         let started = Instant::now();
-        let embeddings = self.0.devices.install(|| self.0.encode(tokens))?;
+        self.0.check(tokens)?;
+        let mut embeddings = Embeddings::zeros(self.0.dimension, tokens.len());
+        self.0.devices.install(|| self.0.network.encode(tokens, &mut embeddings.data));
         metrics::encoded(tokens.len(), tokens.total(), started);
         Ok(embeddings)
     }
@@ -108,58 +111,17 @@ impl Encoder {
 }
 
 impl Inner {
-    fn encode(&self, tokens: &Tokens) -> Result<Embeddings, Error> {
-        let mut order: Vec<usize> = (0..tokens.len()).collect();
-        order.sort_by_key(|text| tokens.ids(*text).len());
-        let mut embeddings = Embeddings::zeros(self.dimension, tokens.len());
-        let mut rest = order.as_slice();
-        while !rest.is_empty() {
-            let (batch, after) = rest.split_at(self.micro_batch(tokens, rest));
-            self.encode_batch(tokens, batch, &mut embeddings)?;
-            rest = after;
+    /// Refuses tokens that would read beyond the tables.
+    fn check(&self, tokens: &Tokens) -> Result<(), Error> {
+        let fits = |text: usize| {
+            let ids = tokens.ids(text);
+            (1..=self.max_tokens).contains(&ids.len()) && ids.iter().all(|id| *id < self.vocabulary)
+        };
+        if (0..tokens.len()).all(fits) {
+            return Ok(());
         }
-        Ok(embeddings)
+        Err(Error::fault("encoding", "the tokens were made by another encoder"))
     }
-
-    /// How many of the next texts fit the token budget; at least one.
-    fn micro_batch(&self, tokens: &Tokens, texts: &[usize]) -> usize {
-        let mut budget = self.devices.micro_batch_tokens();
-        let fitting = texts.iter().take_while(|text| {
-            let length = tokens.ids(**text).len();
-            let fits = length <= budget;
-            budget = budget.saturating_sub(length);
-            fits
-        });
-        fitting.count().max(1)
-    }
-
-    fn encode_batch(&self, tokens: &Tokens, texts: &[usize], embeddings: &mut Embeddings) -> Result<(), Error> {
-        let lengths: Vec<usize> = texts.iter().map(|text| tokens.ids(*text).len()).collect();
-        let ids: Vec<u32> = texts.iter().flat_map(|text| tokens.ids(*text)).copied().collect();
-        if ids.iter().any(|id| *id >= self.vocabulary)
-            || lengths.iter().any(|length| !(1..=self.max_tokens).contains(length))
-        {
-            return Err(Error::fault("encoding", "the tokens were made by another encoder"));
-        }
-        let hidden =
-            self.network.forward(&ids, &lengths)?.try_into_data().map_err(|error| Error::fault("encoding", error))?;
-        let mut rows = hidden.as_slice::<f32>().map_err(|error| Error::fault("encoding", error))?;
-        for (text, length) in texts.iter().zip(lengths) {
-            let (own, after) = rows.split_at(length * self.dimension);
-            mean_of_rows(own, embeddings.row_mut(*text));
-            rows = after;
-        }
-        Ok(())
-    }
-}
-
-/// The mean of the token vectors, scaled to length 1.
-fn mean_of_rows(rows: &[f32], out: &mut [f32]) {
-    for row in rows.chunks_exact(out.len()) {
-        out.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
-    }
-    let length = out.iter().map(|value| value * value).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
-    out.iter_mut().for_each(|value| *value /= length);
 }
 
 fn name(bert: &BertConfig, config: &EncoderConfig, files: &[&[u8]]) -> String {

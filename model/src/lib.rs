@@ -11,9 +11,10 @@ mod device;
 mod encoder;
 mod text;
 mod embeddings;
+mod sentence_bert;
 mod bert;
 mod bert_config;
-mod gelu;
+mod cpu;
 mod weights;
 
 mod catalogue;

@@ -1,6 +1,7 @@
 //! The names of this crate's metrics, declared once, and the only functions that record them.
 //!
-//! Seconds are histograms of whole calls (a call may hold one text or a batch); no metric has a label, and none ever names a tenant.
+//! Seconds are histograms of whole calls (a call may hold one text or a batch). The one label says how large a batch was, as a power of
+//! two, so that its spread over calls of one size can be read; none ever names a tenant.
 
 use std::time::Instant;
 
@@ -31,7 +32,7 @@ const METRICS: [(&str, &str); 9] = [
     (ENCODE_BATCH_TEXTS, "Texts per encode call."),
     (ENCODE_BATCH_TOKENS, "Tokens per encode call."),
     (TOKENIZE_SECONDS, "Seconds per tokenise call."),
-    (ENCODE_SECONDS, "Seconds per encode call."),
+    (ENCODE_SECONDS, "Seconds per encode call, by its number of tokens (up to the next power of two)."),
     (SEARCH_SECONDS, "Seconds per catalogue search."),
     (SCORE_SECONDS, "Seconds per ranking call."),
 ];
@@ -57,7 +58,7 @@ pub(crate) fn tokenised(texts: usize, tokens: usize, truncated: usize, started: 
 pub(crate) fn encoded(texts: usize, tokens: usize, started: Instant) {
     metrics::histogram!(ENCODE_BATCH_TEXTS).record(texts as f64);
     metrics::histogram!(ENCODE_BATCH_TOKENS).record(tokens as f64);
-    metrics::histogram!(ENCODE_SECONDS).record(started.elapsed().as_secs_f64());
+    metrics::histogram!(ENCODE_SECONDS, "tokens" => bucket(tokens)).record(started.elapsed().as_secs_f64());
 }
 
 pub(crate) fn searched(started: Instant) {
@@ -66,4 +67,29 @@ pub(crate) fn searched(started: Instant) {
 
 pub(crate) fn scored(started: Instant) {
     metrics::histogram!(SCORE_SECONDS).record(started.elapsed().as_secs_f64());
+}
+
+/// The least power of two from 16 to 8192 that a batch of so many tokens fits, or more.
+fn bucket(tokens: usize) -> &'static str {
+    const BUCKETS: [(usize, &str); 10] = [
+        (16, "16"),
+        (32, "32"),
+        (64, "64"),
+        (128, "128"),
+        (256, "256"),
+        (512, "512"),
+        (1024, "1024"),
+        (2048, "2048"),
+        (4096, "4096"),
+        (8192, "8192"),
+    ];
+    BUCKETS.iter().find(|(most, _)| tokens <= *most).map_or("more", |(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn buckets_are_powers_of_two() {
+        assert_eq!([0, 16, 17, 8192, 8193].map(super::bucket), ["16", "16", "32", "8192", "more"]);
+    }
 }

@@ -56,7 +56,7 @@ impl Tokens {
         self.truncated[text]
     }
 
-    fn push(&mut self, ids: impl IntoIterator<Item = u32>, truncated: bool) {
+    pub(crate) fn push(&mut self, ids: impl IntoIterator<Item = u32>, truncated: bool) {
         self.ids.extend(ids);
         self.ends.push(self.ids.len());
         self.truncated.push(truncated);
