@@ -10,10 +10,11 @@ use burn::tensor::Device;
 
 use crate::embeddings::Embeddings;
 use crate::error::Error;
-use crate::fine_tune::{FineTuneOptions, FineTuneProgress};
+use crate::fine_tune::FineTuneProgress;
 use crate::fine_tune_corpus::Corpus;
 use crate::fine_tune_network::TrainableBert;
 use crate::fine_tune_objective::{ClassDirections, RecentTexts};
+use crate::fine_tune_options::FineTuneOptions;
 use crate::fine_tune_random::{Dropout, Random};
 use crate::fine_tune_tensors::values;
 
@@ -78,8 +79,11 @@ impl<'a> Training<'a> {
             steps,
         };
         let (network, epochs, best_epoch) = training.epochs(progress)?;
-        let learned = encode(&network, corpus, &corpus.learned)?;
-        let accuracy_after = nearest_accuracy(&network, corpus, &learned)?;
+        let accuracy_after = if corpus.held_out.is_empty() {
+            0.0
+        } else {
+            nearest_accuracy(&network, corpus, &encode(&network, corpus, &corpus.learned)?)?
+        };
         Ok(Trained { network, epochs, best_epoch, accuracy_before, accuracy_after })
     }
 

@@ -35,6 +35,7 @@ mod calibration;
 mod report;
 
 mod fine_tune;
+mod fine_tune_options;
 mod fine_tune_corpus;
 mod fine_tune_network;
 mod fine_tune_objective;
@@ -55,8 +56,9 @@ pub use embeddings::Embeddings;
 pub use encoder::Encoder;
 pub use error::Error;
 pub use features::{EncodedFeature, Encoding, FeatureEncoder, FeatureValue};
-pub use fine_tune::{FineTuneOptions, FineTuneProgress, FineTuneReport, FineTuneRequest, fine_tune};
+pub use fine_tune::{FineTuneProgress, FineTuneReport, FineTuneRequest, fine_tune};
 pub use fine_tune_corpus::LabelledText;
+pub use fine_tune_options::FineTuneOptions;
 pub use head::Head;
 pub use index::CatalogueIndex;
 pub use metrics::describe_metrics;
