@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-long check lint fmt bench-fetch bench-ingest bench-tools setup clean-data
+.PHONY: help build demo test test-long check lint fmt bench-fetch bench-ingest bench-encode bench-onnx bench-tools setup clean-data
 
 CACHE := $(HOME)/.cache/larder
 # A build folder outside the checkout is used where there is one, and never needed.
@@ -56,6 +56,13 @@ bench-fetch: setup bench-tools ## measure Store::fetch beside RocksDB, a hash ma
 
 bench-ingest: setup ## measure loading and swapping snapshots (LARDER_BENCH_ROWS=100000: in a minute)
 	$(ENV) cargo bench --locked --workspace --bench ingest
+
+bench-encode: setup bench-onnx ## measure the encoder beside ONNX Runtime, and the search of a million examples
+	$(ENV) cargo bench --locked --workspace --bench encode
+
+ONNX := $(CACHE)/tools/onnx
+bench-onnx: ## install ONNX Runtime where it is missing
+	@"$(ONNX)/bin/python" -c 'import onnx, onnxruntime, safetensors' 2>/dev/null || { python3 -m venv "$(ONNX)" && "$(ONNX)/bin/pip" install -q onnxruntime==1.31.1 onnx numpy safetensors; } || echo "bench-onnx: no onnxruntime" >&2
 
 # What the benchmarks compare with. Without it they run all the same, and say what they leave out.
 DUCKDB := $(CACHE)/tools/duckdb

@@ -40,6 +40,8 @@ impl Sample {
             users: USERS,
             seed: 42,
             now_ms: NOW_MS,
+            label_noise: 0.0,
+            distractors: 0,
             encoder: PathBuf::from("/models/minilm-l6"),
         };
         write_sample(&request).unwrap();

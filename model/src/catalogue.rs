@@ -19,7 +19,7 @@ const MAX_BYTES: u64 = 256 << 20;
 /// The most intents of a catalogue.
 const MAX_INTENTS: usize = 5_000;
 /// The most examples of all intents together.
-const MAX_EXAMPLES: usize = 100_000;
+const MAX_EXAMPLES: usize = 2_000_000;
 /// The longest example question.
 const MAX_EXAMPLE_CHARS: usize = 2_000;
 /// The longest intent name.
@@ -217,7 +217,7 @@ mod tests {
         assert!(with(|intent| intent.examples.clear()).contains("at least one example"));
         assert!(with(|intent| intent.examples.push(" ".into())).contains("example 2"));
         assert!(with(|intent| intent.examples.push("x".repeat(MAX_EXAMPLE_CHARS + 1))).contains("2000"));
-        assert!(with(|intent| intent.examples = vec!["x".into(); MAX_EXAMPLES + 1]).contains("100001 in all"));
+        assert!(with(|intent| intent.examples = vec!["x".into(); MAX_EXAMPLES + 1]).contains("2000001 in all"));
         assert!(with(|intent| intent.title.clear()).contains("title"));
         assert!(with(|intent| intent.answer.clear()).contains("changed: answer:"));
         assert!(with(|intent| intent.answer_without_features.clear()).contains("answer_without_features"));

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use burn::tensor::Device;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::config::ModelConfig;
@@ -16,7 +15,6 @@ use crate::error::Error;
 pub struct Devices(Arc<Inner>);
 
 struct Inner {
-    device: Device,
     pool: ThreadPool,
     micro_batch_tokens: usize,
 }
@@ -33,11 +31,7 @@ impl Devices {
             .thread_name(|index| format!("model-{index}"))
             .build()
             .map_err(|error| Error::fault("starting the model's threads", error))?;
-        Ok(Devices(Arc::new(Inner { device: Device::flex(), pool, micro_batch_tokens: config.micro_batch_tokens })))
-    }
-
-    pub(crate) fn device(&self) -> &Device {
-        &self.0.device
+        Ok(Devices(Arc::new(Inner { pool, micro_batch_tokens: config.micro_batch_tokens })))
     }
 
     /// Tokens that go through a network together.

@@ -40,8 +40,4 @@ impl Embeddings {
         let data = texts.iter().flat_map(|text| self.row(*text)).copied().collect();
         Embeddings { dimension: self.dimension, data }
     }
-
-    pub(crate) fn row_mut(&mut self, text: usize) -> &mut [f32] {
-        &mut self.data[text * self.dimension..][..self.dimension]
-    }
 }

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use burn::tensor::Device;
 use sha2::{Digest, Sha256};
 
 use crate::bert::Bert;
@@ -100,11 +99,7 @@ impl Encoder {
         self.encode(&self.tokenize(texts)?)
     }
 
-    pub(crate) fn device(&self) -> &Device {
-        self.0.devices.device()
-    }
-
-    /// Runs other model work of this encoder (catalogue search) on its device.
+    /// Runs other model work of this encoder (catalogue search) on its threads.
     pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.0.devices.install(work)
     }

@@ -16,11 +16,16 @@ pub(crate) fn from_little_endian(bytes: &[u8]) -> Vec<f32> {
 
 /// Writes a file; one that is already there is replaced only once the new one is complete and on the disk.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_whole_by(path, |file| file.write_all(bytes))
+}
+
+/// The same for what is too large to be in memory at once: `write` writes it piece by piece.
+pub(crate) fn write_whole_by(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let mut unfinished = path.as_os_str().to_owned();
     unfinished.push(".unfinished");
     let unfinished = Path::new(&unfinished);
     let mut file = File::create(unfinished)?;
-    file.write_all(bytes)?;
+    write(&mut file)?;
     file.sync_all()?;
     std::fs::rename(unfinished, path)
 }

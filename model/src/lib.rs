@@ -19,6 +19,7 @@ mod weights;
 
 mod catalogue;
 mod index;
+mod search;
 mod vectors_file;
 mod features;
 
@@ -65,5 +66,6 @@ pub use metrics::describe_metrics;
 pub use question::LabelledQuestion;
 pub use ranking::Ranking;
 pub use report::TrainReport;
+pub use search::Neighbour;
 pub use text::Tokens;
 pub use train::{TrainOptions, TrainProgress, TrainRequest, TrainStage};

@@ -56,6 +56,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         users: arguments.users,
         seed: arguments.seed,
         now_ms: start_of_today_ms(),
+        label_noise: 0.0,
+        distractors: 0,
         encoder,
     };
     let sample = prepare_sample(&request)?;

@@ -16,11 +16,11 @@ use crate::files::{absolute, sha256, sha256_file, write_json_lines, write_whole}
 use crate::known_models::{DEFAULT_MODEL, models_folder};
 use crate::output::{print_json, say};
 use crate::progress::{Stage, Unit, bytes, count};
-use crate::shop::Shop;
+use crate::shop::{MOST_DISTRACTORS, Shop};
 use crate::shop_config::{TENANT, larder_toml};
 use crate::shop_draw::DAY_MS;
 use crate::shop_parquet::{write_orders, write_profiles};
-use crate::shop_questions::{QuestionTexts, ask};
+use crate::shop_questions::{QuestionTexts, Questions, ask, mislabel};
 
 const CATALOGUE: &str = include_str!("../assets/catalogue.toml");
 const QUESTIONS: &str = include_str!("../assets/questions.toml");
@@ -29,14 +29,16 @@ const RECORD: &str = "sample.json";
 const CONFIG: &str = "larder.toml";
 const CATALOGUE_FILE: &str = "catalogue.toml";
 /// Changes whenever the same parameters would give other data.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const FEWEST_USERS: usize = 500;
 const MOST_USERS: usize = 1_000_000;
+const MOST_LABEL_NOISE: f64 = 0.5;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   larder sample --out data/shop
-  larder sample --out /tmp/small --users 1000 --seed 7 --now 2026-11-20T00:00:00Z")]
+  larder sample --out /tmp/small --users 1000 --seed 7 --now 2026-11-20T00:00:00Z
+  larder sample --out /tmp/noisy --label-noise 0.1 --distractors 5")]
 pub(crate) struct Arguments {
     /// Folder to write; made when missing. A folder that holds another larder.toml is left alone
     #[arg(long)]
@@ -50,6 +52,12 @@ pub(crate) struct Arguments {
     /// The shop's present, RFC 3339 [default: the start of this day, UTC]
     #[arg(long)]
     now: Option<DateTime<Utc>>,
+    /// Share of the training questions that get a wrong intent, 0 to 0.5, as people who label make mistakes
+    #[arg(long, default_value_t = 0.0)]
+    label_noise: f64,
+    /// Features that mean nothing, 0 to 50: the ranking head must learn to pass them over
+    #[arg(long, default_value_t = 0)]
+    distractors: usize,
     /// Folder of models that larder.toml points to [default: $LARDER_MODELS or ~/.cache/larder/models]
     #[arg(long)]
     models: Option<PathBuf>,
@@ -65,6 +73,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         users: arguments.users,
         seed: arguments.seed,
         now_ms: arguments.now.map_or_else(start_of_today_ms, |now| now.timestamp_millis()),
+        label_noise: arguments.label_noise,
+        distractors: arguments.distractors,
         encoder: models.join(DEFAULT_MODEL),
     };
     let record = write_sample(&request)?;
@@ -97,6 +107,10 @@ pub struct SampleRequest {
     pub seed: u64,
     /// The shop's present, Unix milliseconds UTC: nothing in it is later.
     pub now_ms: i64,
+    /// Share of the training questions with a wrong intent.
+    pub label_noise: f64,
+    /// Number of features that mean nothing.
+    pub distractors: usize,
     /// The encoder's folder, for larder.toml.
     pub encoder: PathBuf,
 }
@@ -108,12 +122,15 @@ pub struct SampleRecord {
     users: usize,
     seed: u64,
     now_ms: i64,
+    label_noise: f64,
+    distractors: usize,
     encoder: PathBuf,
     /// Checksum of the texts that are compiled into the command.
     texts_sha256: String,
     orders: usize,
     train_questions: usize,
     test_questions: usize,
+    ambiguous_questions: usize,
     /// Checksums of the data files; empty while they are being written. The catalogue and larder.toml are not among
     /// them: a person may edit those.
     files_sha256: BTreeMap<String, String>,
@@ -142,6 +159,7 @@ pub(crate) fn existing_sample(request: &SampleRequest) -> Result<Option<SampleRe
         orders: record.orders,
         train_questions: record.train_questions,
         test_questions: record.test_questions,
+        ambiguous_questions: record.ambiguous_questions,
         files_sha256: record.files_sha256.clone(),
         editable_sha256: record.editable_sha256.clone(),
         ..new_record(request)?
@@ -162,6 +180,16 @@ pub fn write_sample(request: &SampleRequest) -> Result<SampleRecord> {
         "--users {}: must be {FEWEST_USERS} to {MOST_USERS}",
         request.users
     );
+    ensure!(
+        (0.0..=MOST_LABEL_NOISE).contains(&request.label_noise),
+        "--label-noise {}: must be 0 to {MOST_LABEL_NOISE}",
+        request.label_noise
+    );
+    ensure!(
+        request.distractors <= MOST_DISTRACTORS,
+        "--distractors {}: must be 0 to {MOST_DISTRACTORS}",
+        request.distractors
+    );
     let out = request.out.as_path();
     let earlier = read_record(out)?;
     if !out.join(RECORD).exists() && out.join(CONFIG).exists() {
@@ -174,7 +202,7 @@ pub fn write_sample(request: &SampleRequest) -> Result<SampleRecord> {
     write_record(out, &record)?;
 
     let stage = Stage::start("shop", Unit::Items);
-    let shop = Shop::generate(request.seed, request.users, request.now_ms);
+    let shop = Shop::generate(request.seed, request.users, request.now_ms).with_distractors(request.distractors);
     record.orders = shop.orders.len();
     stage.done(format_args!("{} users, {} orders", count(request.users as u64), count(record.orders as u64)));
 
@@ -183,15 +211,19 @@ pub fn write_sample(request: &SampleRequest) -> Result<SampleRecord> {
 
     let stage = Stage::start("questions", Unit::Items);
     write_editable(out, CATALOGUE_FILE, CATALOGUE, &mut record)?;
-    write_editable(out, CONFIG, &larder_toml(&absolute(&request.encoder)?), &mut record)?;
+    write_editable(out, CONFIG, &larder_toml(&absolute(&request.encoder)?, request.distractors), &mut record)?;
     let features = encoded_features(&out.join(CONFIG))?;
-    let (train, test) = ask(&QuestionTexts::parse(QUESTIONS)?, &shop, &features, request.seed, request.now_ms)?;
+    let Questions { mut train, test, ambiguous } =
+        ask(&QuestionTexts::parse(QUESTIONS)?, &shop, &features, request.seed, request.now_ms)?;
+    mislabel(&mut train, request.label_noise, request.seed);
     write_json_lines(&out.join("train.jsonl"), &train)?;
     write_json_lines(&out.join("questions.jsonl"), &test)?;
+    write_json_lines(&out.join("ambiguous.jsonl"), &ambiguous)?;
     (record.train_questions, record.test_questions) = (train.len(), test.len());
+    record.ambiguous_questions = ambiguous.len();
     stage.done(format_args!("{} to train with, {} to test with", train.len(), test.len()));
 
-    for name in ["profile.parquet", "orders.parquet", "train.jsonl", "questions.jsonl"] {
+    for name in ["profile.parquet", "orders.parquet", "train.jsonl", "questions.jsonl", "ambiguous.jsonl"] {
         record.files_sha256.insert(name.to_owned(), sha256_file(&out.join(name))?);
     }
     write_record(out, &record)?;
@@ -236,17 +268,20 @@ fn encoded_features(config: &Path) -> Result<Vec<String>> {
 }
 
 fn new_record(request: &SampleRequest) -> Result<SampleRecord> {
-    let texts = [CATALOGUE, QUESTIONS, &larder_toml(&request.encoder)].concat();
+    let texts = [CATALOGUE, QUESTIONS, &larder_toml(&request.encoder, request.distractors)].concat();
     Ok(SampleRecord {
         format: FORMAT,
         users: request.users,
         seed: request.seed,
         now_ms: request.now_ms,
+        label_noise: request.label_noise,
+        distractors: request.distractors,
         encoder: request.encoder.clone(),
         texts_sha256: sha256(texts.as_bytes())?,
         orders: 0,
         train_questions: 0,
         test_questions: 0,
+        ambiguous_questions: 0,
         files_sha256: BTreeMap::new(),
         editable_sha256: BTreeMap::new(),
     })
@@ -276,6 +311,8 @@ mod tests {
             users: 500,
             seed: 42,
             now_ms: 1_790_000_000_000,
+            label_noise: 0.0,
+            distractors: 0,
             encoder: PathBuf::from("/models/minilm-l6"),
         }
     }

@@ -9,6 +9,16 @@ use crate::shop_draw::Draw;
 
 const FIRST_ORDER_ID: usize = 1_000_001;
 
+/// The most features that mean nothing.
+pub(crate) const MOST_DISTRACTORS: usize = 50;
+/// What a feature that means nothing may say.
+pub(crate) const DISTRACTOR_VALUES: [&str; 4] = ["amber", "blue", "coral", "dune"];
+
+/// The name of the profile's n-th feature that means nothing, from 1.
+pub(crate) fn distractor(number: usize) -> String {
+    format!("distractor_{number}")
+}
+
 /// Users and orders at one moment.
 #[derive(Debug)]
 pub(crate) struct Shop {
@@ -17,6 +27,8 @@ pub(crate) struct Shop {
     pub(crate) orders: Vec<Order>,
     /// Per user, the index of the order with the greatest event time.
     newest: Vec<Option<usize>>,
+    /// Features of each profile that mean nothing.
+    pub(crate) distractors: usize,
 }
 
 #[derive(Debug)]
@@ -57,7 +69,8 @@ impl Shop {
     /// Draws a shop. The same seed, number of users and moment give the same shop.
     pub(crate) fn generate(seed: u64, users: usize, now_ms: i64) -> Shop {
         let mut draw = Draw::new(seed, now_ms);
-        let mut shop = Shop { users: Vec::with_capacity(users), orders: Vec::new(), newest: Vec::new() };
+        let mut shop =
+            Shop { users: Vec::with_capacity(users), orders: Vec::new(), newest: Vec::new(), distractors: 0 };
         for index in 0..users {
             let orders = draw.orders_of(index);
             shop.users.push(draw.user(index, &orders));
@@ -80,6 +93,17 @@ impl Shop {
         shop
     }
 
+    /// The same shop, with features in each profile that mean nothing.
+    pub(crate) fn with_distractors(self, distractors: usize) -> Shop {
+        Shop { distractors, ..self }
+    }
+
+    /// What a feature that means nothing says of a user: always the same, and unrelated to all else.
+    pub(crate) fn distractor_value(user: usize, number: usize) -> &'static str {
+        let mixed = ((user * MOST_DISTRACTORS + number) as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        DISTRACTOR_VALUES[(mixed >> 32) as usize % DISTRACTOR_VALUES.len()]
+    }
+
     /// The newest order of a user by event time: element 0 of the `orders` view.
     pub(crate) fn newest_order(&self, user: usize) -> Option<&Order> {
         self.newest.get(user).copied().flatten().map(|index| &self.orders[index])
@@ -89,7 +113,10 @@ impl Shop {
     /// does not have. For the `orders` view it is the value of the newest order.
     pub(crate) fn value(&self, user: usize, feature: &str) -> Option<Value> {
         match feature.split_once(':')? {
-            ("profile", name) => self.users[user].value(name),
+            ("profile", name) => match (1..=self.distractors).find(|number| distractor(*number) == name) {
+                Some(number) => Some(json!(Shop::distractor_value(user, number))),
+                None => self.users[user].value(name),
+            },
             ("orders", name) => match self.newest_order(user) {
                 Some(order) => order.value(name),
                 None => Some(Value::Null),

@@ -5,15 +5,27 @@
 
 use std::path::Path;
 
+use crate::shop::{DISTRACTOR_VALUES, distractor};
+
 /// Name of the shop's one tenant.
 pub(crate) const TENANT: &str = "demo";
 /// The shop's views, and the Parquet file each one is built from.
 pub(crate) const VIEWS: [(&str, &str); 2] = [("profile", "profile.parquet"), ("orders", "orders.parquet")];
 
-/// The text of larder.toml, with the folder of the encoder filled in.
-pub(crate) fn larder_toml(encoder: &Path) -> String {
+/// The text of larder.toml, with the folder of the encoder filled in and so many features that mean nothing.
+pub(crate) fn larder_toml(encoder: &Path, distractors: usize) -> String {
     let encoder = toml::Value::String(encoder.display().to_string()).to_string();
-    TEMPLATE.replace("{encoder}", &encoder)
+    let values = DISTRACTOR_VALUES.map(|value| format!("{value:?}")).join(", ");
+    let line = |text: fn(&str, &str) -> String| -> String {
+        (1..=distractors).map(|number| text(&distractor(number), &values)).collect()
+    };
+    let features = line(|name, _| format!("  {{ name = \"{name}\", type = \"utf8\" }},\n"));
+    let encodings =
+        line(|name, values| format!("  {{ feature = \"profile:{name}\", encode = {{ one_hot = [{values}] }} }},\n"));
+    TEMPLATE
+        .replace("{encoder}", &encoder)
+        .replace("{distractors}\n", &features)
+        .replace("{encoded distractors}\n", &encodings)
 }
 
 const TEMPLATE: &str = r#"# The sample shop, written by `larder sample`. Relative paths are relative to the folder of this file.
@@ -50,6 +62,7 @@ features = [
   { name = "loyalty_points", type = "i64" },
   { name = "store_credit", type = "f64" },
   { name = "is_business", type = "bool" },
+{distractors}
 ]
 
 # The newest 20 orders of each user, newest first.
@@ -104,6 +117,7 @@ features = [
   { feature = "orders:shipped_at" },
   { feature = "orders:expected_at" },
   { feature = "orders:delivered_at", encode = { age_days = [1.0, 7.0, 30.0, 180.0] } },
+{encoded distractors}
 ]
 "#;
 
@@ -118,7 +132,7 @@ mod tests {
     use crate::shop::Shop;
 
     fn config() -> NodeConfig {
-        NodeConfig::parse(&larder_toml(Path::new("models/with \"quotes\""))).unwrap()
+        NodeConfig::parse(&larder_toml(Path::new("models/with \"quotes\""), 5)).unwrap()
     }
 
     #[test]
@@ -133,7 +147,7 @@ mod tests {
 
     #[test]
     fn every_value_of_the_shop_is_in_its_vocabulary() {
-        let shop = Shop::generate(1, 2_000, 1_790_000_000_000);
+        let shop = Shop::generate(1, 2_000, 1_790_000_000_000).with_distractors(5);
         let mut checked = 0;
         for EncodedFeature { feature, encoding } in config().service("answers").unwrap().encoded_features() {
             let Encoding::OneHot(known) = encoding else { continue };
@@ -142,12 +156,12 @@ mod tests {
                 checked += 1;
             }
         }
-        assert_eq!(checked, 4 * 2_000);
+        assert_eq!(checked, (4 + 5) * 2_000);
     }
 
     #[test]
     fn the_shop_knows_every_feature_of_the_service() {
-        let shop = Shop::generate(1, 10, 1_790_000_000_000);
+        let shop = Shop::generate(1, 10, 1_790_000_000_000).with_distractors(5);
         for feature in &config().service("answers").unwrap().features {
             assert!(shop.value(0, &feature.feature).is_some(), "{}", feature.feature);
         }

@@ -15,7 +15,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use crate::shop::{Order, Shop, User};
+use crate::shop::{Order, Shop, User, distractor};
 
 const ROWS_PER_BATCH: usize = 8_192;
 const MOST_ROWS_PER_GROUP: usize = 65_536;
@@ -23,7 +23,9 @@ const ROW_GROUPS_AT_LEAST: usize = 4;
 
 /// Writes profile.parquet, one row per user. `progress` is told the rows written so far.
 pub(crate) fn write_profiles(shop: &Shop, path: &Path, progress: impl FnMut(u64)) -> Result<()> {
-    write(path, &shop.users, profile_batch, progress)
+    // A user's number is needed for what its distractors say.
+    let users: Vec<(usize, &User)> = shop.users.iter().enumerate().collect();
+    write(path, &users, |users| profile_batch(users, shop.distractors), progress)
 }
 
 /// Writes orders.parquet, one row per order. `progress` is told the rows written so far.
@@ -52,19 +54,27 @@ fn write<Row>(
     Ok(())
 }
 
-fn profile_batch(users: &[User]) -> Result<RecordBatch> {
-    Ok(RecordBatch::try_from_iter_with_nullable([
-        ("user_id", strings(users.iter().map(|user| Some(user.id.as_str()))), false),
-        ("updated_at", times(users.iter().map(|user| Some(user.updated_at))), false),
-        ("name", strings(users.iter().map(|user| Some(user.name.as_str()))), true),
-        ("city", strings(users.iter().map(|user| user.city)), true),
-        ("tier", strings(users.iter().map(|user| Some(user.tier))), true),
-        ("language", strings(users.iter().map(|user| user.language)), true),
-        ("signup_at", times(users.iter().map(|user| Some(user.signup_at))), true),
-        ("loyalty_points", Arc::new(Int64Array::from_iter_values(users.iter().map(|user| user.loyalty_points))), true),
-        ("store_credit", Arc::new(Float64Array::from_iter_values(users.iter().map(|user| user.store_credit))), true),
-        ("is_business", Arc::new(BooleanArray::from_iter(users.iter().map(|user| Some(user.is_business)))), true),
-    ])?)
+fn profile_batch(numbered: &[(usize, &User)], distractors: usize) -> Result<RecordBatch> {
+    let users = || numbered.iter().map(|(_, user)| *user);
+    let columns: Vec<(&str, ArrayRef, bool)> = vec![
+        ("user_id", strings(users().map(|user| Some(user.id.as_str()))), false),
+        ("updated_at", times(users().map(|user| Some(user.updated_at))), false),
+        ("name", strings(users().map(|user| Some(user.name.as_str()))), true),
+        ("city", strings(users().map(|user| user.city)), true),
+        ("tier", strings(users().map(|user| Some(user.tier))), true),
+        ("language", strings(users().map(|user| user.language)), true),
+        ("signup_at", times(users().map(|user| Some(user.signup_at))), true),
+        ("loyalty_points", Arc::new(Int64Array::from_iter_values(users().map(|user| user.loyalty_points))), true),
+        ("store_credit", Arc::new(Float64Array::from_iter_values(users().map(|user| user.store_credit))), true),
+        ("is_business", Arc::new(BooleanArray::from_iter(users().map(|user| Some(user.is_business)))), true),
+    ];
+    let mut columns: Vec<(String, ArrayRef, bool)> =
+        columns.into_iter().map(|(name, column, nullable)| (name.to_owned(), column, nullable)).collect();
+    for number in 1..=distractors {
+        let values = numbered.iter().map(|(user, _)| Some(Shop::distractor_value(*user, number)));
+        columns.push((distractor(number), strings(values), true));
+    }
+    Ok(RecordBatch::try_from_iter_with_nullable(columns)?)
 }
 
 fn order_batch(users: &[User], orders: &[Order]) -> Result<RecordBatch> {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use larder_model::{LabelledQuestion, OUT_OF_SCOPE};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -20,6 +20,8 @@ use crate::shop_config::TENANT;
 const PLAIN_TESTS: usize = 140;
 const TESTS_PER_AMBIGUOUS_GROUP: usize = 10;
 const OUT_OF_SCOPE_TESTS: usize = 20;
+/// How many users of each value ask an ambiguous test text where that is all that is tested.
+const AMBIGUOUS_USERS_PER_VALUE: usize = 3;
 /// How many users ask a training text whose words say enough: several, so that the head learns not to look at features.
 const TRAIN_USERS_PER_TEXT: usize = 4;
 /// How many users of each value ask an ambiguous training text.
@@ -98,7 +100,7 @@ pub(crate) fn ask(
     features: &[String],
     seed: u64,
     now_ms: i64,
-) -> Result<(Vec<LabelledQuestion>, Vec<TestQuestion>)> {
+) -> Result<Questions> {
     let mut rng = StdRng::seed_from_u64(seed ^ 0x5157_4553);
     let (mut test_users, mut train_users): (Vec<usize>, Vec<usize>) =
         (0..shop.users.len()).partition(|user| user % 2 == 1);
@@ -106,10 +108,40 @@ pub(crate) fn ask(
     train_users.shuffle(&mut rng);
     let asking = Asking { shop, features, now_ms };
     let mut train = asking.train(texts, &mut Askers::new(train_users))?;
-    let mut test = asking.test(texts, &mut Askers::new(test_users))?;
+    let mut test_askers = Askers::new(test_users);
+    let mut test = asking.test(texts, &mut test_askers)?;
     train.shuffle(&mut rng);
     test.shuffle(&mut rng);
-    Ok((train, test))
+    let ambiguous = asking.ambiguous(texts, &mut test_askers)?;
+    Ok(Questions { train, test, ambiguous })
+}
+
+/// The questions of a shop.
+#[derive(Debug)]
+pub(crate) struct Questions {
+    /// To train with.
+    pub(crate) train: Vec<LabelledQuestion>,
+    /// To test with, of every kind.
+    pub(crate) test: Vec<TestQuestion>,
+    /// Ambiguous texts alone, each from users of every value: what features are worth.
+    pub(crate) ambiguous: Vec<TestQuestion>,
+}
+
+/// Gives a share of the questions another question's intent, drawn at random: what people who label get wrong.
+pub(crate) fn mislabel(questions: &mut [LabelledQuestion], share: f64, seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x4E4F_4953);
+    let mut wrong: Vec<usize> = (0..questions.len()).collect();
+    wrong.shuffle(&mut rng);
+    wrong.truncate((questions.len() as f64 * share).round() as usize);
+    let mut intents: Vec<String> = questions.iter().map(|question| question.intent.clone()).collect();
+    intents.sort_unstable();
+    intents.dedup();
+    for question in wrong {
+        let others: Vec<&String> = intents.iter().filter(|intent| **intent != questions[question].intent).collect();
+        if let Some(other) = others.choose(&mut rng) {
+            questions[question].intent = (*other).clone();
+        }
+    }
 }
 
 struct Asking<'a> {
@@ -168,6 +200,21 @@ impl Asking<'_> {
         for text in &out_of_scope[..OUT_OF_SCOPE_TESTS] {
             let question = self.question(text, OUT_OF_SCOPE, askers, &BTreeMap::new())?;
             questions.push(TestQuestion { kind: QuestionKind::OutOfScope, question });
+        }
+        Ok(questions)
+    }
+
+    fn ambiguous(&self, texts: &QuestionTexts, askers: &mut Askers) -> Result<Vec<TestQuestion>> {
+        let mut questions = Vec::new();
+        for group in &texts.ambiguous {
+            for text in &group.test {
+                for (value, intent) in &group.intents {
+                    for _ in 0..AMBIGUOUS_USERS_PER_VALUE {
+                        let question = self.question(text, intent, askers, &group.needs(value))?;
+                        questions.push(TestQuestion { kind: QuestionKind::Ambiguous, question });
+                    }
+                }
+            }
         }
         Ok(questions)
     }
@@ -277,7 +324,8 @@ mod tests {
         };
         let shop = Shop::generate(3, 500, NOW_MS);
         let features = vec!["orders:status".to_owned()];
-        let (train, test) = ask(&texts, &shop, &features, 3, NOW_MS).unwrap();
+        let Questions { train, test, ambiguous: all } = ask(&texts, &shop, &features, 3, NOW_MS).unwrap();
+        assert_eq!(all.len(), 2 * 3 * AMBIGUOUS_USERS_PER_VALUE, "every text from users of every value");
         assert_eq!(train.len(), 3 * TRAIN_USERS_PER_VALUE);
         let ambiguous: Vec<_> = test.iter().filter(|test| test.kind == QuestionKind::Ambiguous).collect();
         assert_eq!(ambiguous.len(), TESTS_PER_AMBIGUOUS_GROUP);
@@ -297,6 +345,25 @@ mod tests {
                 [["delayed", "in_transit", "delivered"].iter().position(|known| *known == status).unwrap()];
             assert_eq!(test.question.intent, expected);
         }
+    }
+
+    #[test]
+    fn a_share_of_the_labels_is_wrong_and_no_more() {
+        let question = |number: usize| LabelledQuestion {
+            tenant: TENANT.to_owned(),
+            user: number.to_string(),
+            text: "where is it".to_owned(),
+            intent: format!("intent_{}", number % 4),
+            asked_at_ms: NOW_MS,
+            features: BTreeMap::new(),
+        };
+        let right: Vec<LabelledQuestion> = (0..200).map(question).collect();
+        let mut noisy = right.clone();
+        mislabel(&mut noisy, 0.1, 42);
+        assert_eq!(noisy.iter().zip(&right).filter(|(one, other)| one.intent != other.intent).count(), 20);
+        let mut again = right.clone();
+        mislabel(&mut again, 0.1, 42);
+        assert_eq!(again, noisy);
     }
 
     #[test]

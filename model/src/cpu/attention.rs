@@ -7,7 +7,7 @@
 use pulp::{Simd, WithSimd};
 
 use crate::cpu::instructions::InstructionSet;
-use crate::cpu::tile::{PANEL_VECTORS, Panel, Rows, row_groups, rows_at_once, tile, with_rows};
+use crate::cpu::tile::{PANEL_VECTORS, Packed, Panel, Rows, Strided, row_groups, rows_at_once, tile, with_rows};
 
 /// The shape of the heads.
 #[derive(Debug, Clone, Copy)]
@@ -89,7 +89,7 @@ impl Head<'_> {
         let queries = Rows { values: &self.tokens[self.from..], stride: 3 * self.hidden, depth: self.size };
         for (panel, values) in keys.chunks_exact(self.size * width).enumerate() {
             for group in row_groups(self.length, rows_at_once::<S>()) {
-                let operands = (queries.from(group.start), Panel { values, stride: width });
+                let operands = (queries.from(group.start), Packed::<S, V>::new(values, self.size));
                 let scores = &mut scores[group.start * columns + panel * width..];
                 with_rows!(group.len(), R => write::<S, R, V>(simd, operands, scores, columns));
             }
@@ -127,7 +127,7 @@ impl Head<'_> {
         let values = &self.tokens[2 * self.hidden + self.from..];
         for column in (0..whole).step_by(width) {
             for group in row_groups(self.length, rows_at_once::<S>()) {
-                let panel = Panel { values: &values[column..], stride: 3 * self.hidden };
+                let panel = Strided { values: &values[column..], stride: 3 * self.hidden };
                 let context = &mut context[group.start * self.hidden + self.from + column..];
                 with_rows!(group.len(), R => write::<S, R, PANEL_VECTORS>(
                     simd, (weights.from(group.start), panel), context, self.hidden));
@@ -149,7 +149,7 @@ impl Head<'_> {
 #[inline(always)]
 fn write<S: Simd, const R: usize, const V: usize>(
     simd: S,
-    operands: (Rows<'_>, Panel<'_>),
+    operands: (Rows<'_>, impl Panel<S, V>),
     output: &mut [f32],
     stride: usize,
 ) {

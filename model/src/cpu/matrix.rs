@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use crate::cpu::gelu::gelu;
 use crate::cpu::instructions::InstructionSet;
-use crate::cpu::tile::{PANEL_VECTORS, Panel, Rows, row_groups, rows_at_once, tile, with_rows};
+use crate::cpu::tile::{PANEL_VECTORS, Packed, Rows, row_groups, rows_at_once, tile, with_rows};
 
 /// Panels below which a further thread costs more than it saves.
 const PANELS_PER_THREAD: usize = 4;
@@ -130,12 +130,12 @@ impl WithSimd for Multiply<'_> {
         let rows = Rows { values: input, stride: depth, depth };
         let row_count = input.len() / depth;
         for panel in part.panels.clone() {
-            let values = &matrix.panels[panel * depth * width..][..depth * width];
+            let values = Packed::<S, PANEL_VECTORS>::new(&matrix.panels[panel * depth * width..], depth);
             let from = panel * width;
             let bias = &matrix.bias[from..matrix.outputs.min(from + width)];
             let first_column = (panel - part.panels.start) * width;
             for group in row_groups(row_count, rows_at_once::<S>()) {
-                let operands = (rows.from(group.start), Panel { values, stride: width });
+                let operands = (rows.from(group.start), values);
                 let target = Target {
                     output: &mut output[group.start * part.columns..group.end * part.columns],
                     columns: part.columns,
@@ -158,7 +158,12 @@ struct Target<'a> {
 
 /// Computes one tile and hands it over.
 #[inline(always)]
-fn finish<S: Simd, const R: usize>(simd: S, operands: (Rows<'_>, Panel<'_>), bias: &[f32], target: Target<'_>) {
+fn finish<S: Simd, const R: usize>(
+    simd: S,
+    operands: (Rows<'_>, Packed<'_, S, PANEL_VECTORS>),
+    bias: &[f32],
+    target: Target<'_>,
+) {
     let sums = tile::<S, R, PANEL_VECTORS>(simd, operands.0, operands.1);
     let width = PANEL_VECTORS * S::F32_LANES;
     let Target { output, columns, first_column, after } = target;
@@ -189,10 +194,11 @@ fn store<S: Simd>(simd: S, row: &mut [f32], sums: [S::f32s; PANEL_VECTORS], bias
     let (out, _) = S::as_mut_simd_f32s(row);
     for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
         let sum = simd.add_f32s(sum, *bias);
-        *out = if after == After::Add { simd.add_f32s(*out, sum) } else { sum };
-    }
-    if after == After::Gelu {
-        gelu(row);
+        *out = match after {
+            After::Store => sum,
+            After::Gelu => gelu(simd, sum),
+            After::Add => simd.add_f32s(*out, sum),
+        };
     }
 }
 

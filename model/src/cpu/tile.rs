@@ -44,11 +44,46 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// The right operand: vectors of `V` times the lanes, `stride` numbers apart, one for each step of the depth.
+/// The right operand: `V` vectors for each step of the depth.
+pub(super) trait Panel<S: Simd, const V: usize>: Copy {
+    /// The vectors of one step.
+    fn step(self, step: usize) -> [S::f32s; V];
+}
+
+/// A panel whose vectors lie one after the other.
 #[derive(Clone, Copy)]
-pub(super) struct Panel<'a> {
+pub(super) struct Packed<'a, S: Simd, const V: usize>(&'a [S::f32s]);
+
+impl<'a, S: Simd, const V: usize> Packed<'a, S, V> {
+    /// Takes the first `depth` steps of `values`.
+    #[inline(always)]
+    pub(super) fn new(values: &'a [f32], depth: usize) -> Self {
+        Packed(&S::as_simd_f32s(values).0[..V * depth])
+    }
+}
+
+impl<S: Simd, const V: usize> Panel<S, V> for Packed<'_, S, V> {
+    #[inline(always)]
+    fn step(self, step: usize) -> [S::f32s; V] {
+        std::array::from_fn(|v| self.0[V * step + v])
+    }
+}
+
+/// A panel that is a few columns of wider rows.
+#[derive(Clone, Copy)]
+pub(super) struct Strided<'a> {
+    /// Begins with the first column of the first row.
     pub(super) values: &'a [f32],
+    /// Numbers from one row to the next.
     pub(super) stride: usize,
+}
+
+impl<S: Simd, const V: usize> Panel<S, V> for Strided<'_> {
+    #[inline(always)]
+    fn step(self, step: usize) -> [S::f32s; V] {
+        let (vectors, _) = S::as_simd_f32s(&self.values[step * self.stride..][..V * S::F32_LANES]);
+        std::array::from_fn(|v| vectors[v])
+    }
 }
 
 /// `R` rows times a panel of `V` vectors: every sum runs over the depth in order.
@@ -56,14 +91,13 @@ pub(super) struct Panel<'a> {
 pub(super) fn tile<S: Simd, const R: usize, const V: usize>(
     simd: S,
     rows: Rows<'_>,
-    panel: Panel<'_>,
+    panel: impl Panel<S, V>,
 ) -> [[S::f32s; V]; R] {
     let Rows { values, stride, depth } = rows;
     let row: [&[f32]; R] = std::array::from_fn(|r| &values[r * stride..][..depth]);
     let mut sums = [[simd.splat_f32s(0.0); V]; R];
     for step in 0..depth {
-        let (vectors, _) = S::as_simd_f32s(&panel.values[step * panel.stride..][..V * S::F32_LANES]);
-        let right: [S::f32s; V] = std::array::from_fn(|v| vectors[v]);
+        let right = panel.step(step);
         for r in 0..R {
             let left = simd.splat_f32s(row[r][step]);
             for v in 0..V {
