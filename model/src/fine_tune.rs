@@ -60,7 +60,7 @@ pub struct FineTuneReport {
     pub held_out: usize,
     /// Epochs that were run.
     pub epochs: usize,
-    /// The epoch whose weights were written.
+    /// The epoch whose weights were kept.
     pub best_epoch: usize,
     /// How often the nearest learned text of a held-out one has its intent, with the encoder as it was.
     pub accuracy_before: f32,
@@ -122,6 +122,7 @@ mod tests {
         word_dropout: 0.05,
         label_smoothing: 0.1,
         contrast: 0.5,
+        blend: 0.7,
         max_tokens: 128,
         threads: 2,
     };

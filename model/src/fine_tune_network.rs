@@ -70,18 +70,18 @@ impl TrainableBert {
         let mut hidden = self.embedding_norm.forward(words + positions + self.sentence_type.val());
         hidden = dropout.apply(hidden);
         for layer in &self.layers {
-            let context = self.attend(layer.query_key_value.forward(hidden.clone()), &batch.lengths, dropout);
+            let context = self.attend(&layer.query_key_value.forward(hidden.clone()), &batch.lengths, dropout);
             let attended = dropout.apply(layer.attention_output.forward(context));
             hidden = layer.attention_norm.forward(hidden + attended);
             let inner = gelu(layer.intermediate.forward(hidden.clone()));
             let outer = dropout.apply(layer.output.forward(inner));
             hidden = layer.output_norm.forward(hidden + outer);
         }
-        unit(means(hidden, &batch.lengths))
+        unit(means(&hidden, &batch.lengths))
     }
 
     /// Scaled dot-product attention within each text: `[tokens, 3 * hidden]` to `[tokens, hidden]`.
-    fn attend(&self, query_key_value: Tensor<2>, lengths: &[usize], dropout: &mut Dropout) -> Tensor<2> {
+    fn attend(&self, query_key_value: &Tensor<2>, lengths: &[usize], dropout: &mut Dropout) -> Tensor<2> {
         let hidden = query_key_value.dims()[1] / 3;
         let head_size = hidden / self.heads;
         let contexts = runs(lengths).map(|(first_row, texts, length)| {
@@ -124,7 +124,7 @@ pub(crate) fn unit(rows: Tensor<2>) -> Tensor<2> {
 }
 
 /// The mean of each text's rows: `[tokens, hidden]` to `[texts, hidden]`.
-fn means(hidden: Tensor<2>, lengths: &[usize]) -> Tensor<2> {
+fn means(hidden: &Tensor<2>, lengths: &[usize]) -> Tensor<2> {
     let width = hidden.dims()[1];
     let means = runs(lengths).map(|(first_row, texts, length)| {
         let rows = hidden.clone().narrow(0, first_row, texts * length).reshape([texts, length, width]);

@@ -31,6 +31,8 @@ pub struct FineTuneOptions {
     pub label_smoothing: f32,
     /// What the contrast with other texts counts against 1 of the classifier; 0 leaves it out.
     pub contrast: f32,
+    /// How far the written weights are from those of the start to the trained ones; 1 takes the trained ones.
+    pub blend: f32,
     /// Tokens per text; what is longer is cut.
     pub max_tokens: usize,
     /// Threads; 0 takes every core.
@@ -41,7 +43,7 @@ impl Default for FineTuneOptions {
     fn default() -> Self {
         FineTuneOptions {
             seed: 1,
-            epochs: 6,
+            epochs: 3,
             patience_epochs: 2,
             held_out_one_in: 10,
             batch_texts: 64,
@@ -50,6 +52,7 @@ impl Default for FineTuneOptions {
             word_dropout: 0.1,
             label_smoothing: 0.1,
             contrast: 0.5,
+            blend: 0.7,
             max_tokens: 128,
             threads: 0,
         }
@@ -87,6 +90,9 @@ impl FineTuneOptions {
         if !(0.0..=10.0).contains(&self.contrast) {
             return Err(Error::config("contrast", self.contrast, "allowed are 0 to 10"));
         }
+        if !(self.blend > 0.0 && self.blend <= 1.0) {
+            return Err(Error::config("blend", self.blend, "above 0, at most 1"));
+        }
         Ok(())
     }
 }
@@ -106,6 +112,7 @@ mod tests {
             ("learning_rate", FineTuneOptions { learning_rate: f64::NAN, ..FineTuneOptions::default() }),
             ("dropout", FineTuneOptions { dropout: 0.9, ..FineTuneOptions::default() }),
             ("word_dropout", FineTuneOptions { word_dropout: f32::NAN, ..FineTuneOptions::default() }),
+            ("blend", FineTuneOptions { blend: 0.0, ..FineTuneOptions::default() }),
             ("contrast", FineTuneOptions { contrast: -1.0, ..FineTuneOptions::default() }),
             ("label_smoothing", FineTuneOptions { label_smoothing: -0.1, ..FineTuneOptions::default() }),
             ("max_tokens", FineTuneOptions { max_tokens: 0, ..FineTuneOptions::default() }),

@@ -11,6 +11,7 @@ use burn::tensor::Device;
 use crate::embeddings::Embeddings;
 use crate::error::Error;
 use crate::fine_tune::FineTuneProgress;
+use crate::fine_tune_blend::blend;
 use crate::fine_tune_corpus::Corpus;
 use crate::fine_tune_network::TrainableBert;
 use crate::fine_tune_objective::{ClassDirections, RecentTexts};
@@ -42,7 +43,7 @@ pub(crate) struct Training<'a> {
 
 /// What a training ended with.
 pub(crate) struct Trained {
-    /// The network of the best epoch.
+    /// The network of the best epoch, blended with that of the start.
     pub(crate) network: TrainableBert,
     pub(crate) epochs: usize,
     pub(crate) best_epoch: usize,
@@ -65,6 +66,7 @@ impl<'a> Training<'a> {
         let labels: Vec<usize> = corpus.learned.iter().map(|text| corpus.labels[*text]).collect();
         let random = Random::new(options.seed);
         let steps = options.epochs * corpus.shuffled(options.batch_texts, &mut random.clone()).len();
+        let start = network.clone();
         let mut training = Training {
             corpus,
             options,
@@ -79,6 +81,7 @@ impl<'a> Training<'a> {
             steps,
         };
         let (network, epochs, best_epoch) = training.epochs(progress)?;
+        let network = blend(&start, network, options.blend)?;
         let accuracy_after = if corpus.held_out.is_empty() {
             0.0
         } else {
@@ -177,14 +180,14 @@ fn encode(network: &TrainableBert, corpus: &Corpus, texts: &[usize]) -> Result<E
     let width = network.words.dims()[1];
     let mut place = vec![0; corpus.labels.len()];
     texts.iter().enumerate().for_each(|(row, text)| place[*text] = row);
-    let mut embeddings = Embeddings::zeros(width, texts.len());
+    let mut data = vec![0.0; width * texts.len()];
     for texts in corpus.by_length(texts, ENCODE_TEXTS) {
         let vectors = values(network.forward(&corpus.batch(&texts), &mut Dropout::off()))?;
         for (text, vector) in texts.iter().zip(vectors.chunks_exact(width)) {
-            embeddings.row_mut(place[*text]).copy_from_slice(vector);
+            data[place[*text] * width..][..width].copy_from_slice(vector);
         }
     }
-    Ok(embeddings)
+    Ok(Embeddings { dimension: width, data })
 }
 
 /// How often the nearest learned text of a held-out one has its class; 0 when nothing is held out.

@@ -41,6 +41,7 @@ mod fine_tune_corpus;
 mod fine_tune_network;
 mod fine_tune_objective;
 mod fine_tune_training;
+mod fine_tune_blend;
 mod fine_tune_random;
 mod fine_tune_tensors;
 mod fine_tune_folder;
