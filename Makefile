@@ -32,7 +32,7 @@ demo: build ## build, invent a shop, serve it and ask it 200 questions
 
 test: setup ## run all tests; ends with how many were skipped
 	$(ENV) cargo build --locked --package larder
-	"$(TARGET)/debug/larder" model get minilm-l6
+	for model in minilm-l6 potion me5-small; do "$(TARGET)/debug/larder" model get "$$model"; done
 	: >"$(SKIPS)"
 	$(ENV) LARDER_SKIP_LOG="$(SKIPS)" cargo test --workspace --locked
 	@awk 'NF && !seen[$$0]++ { names = names (n++ ? ", " : "") $$0 } END { printf "skipped: %d (%s)\n", n, n ? names : "none" }' "$(SKIPS)"

@@ -8,7 +8,7 @@ use larder_serve::v1::answer_stream_reply::Outcome;
 use larder_serve::v1::features_client::FeaturesClient;
 use larder_serve::v1::value::Kind;
 use larder_serve::v1::{AnswerReply, AnswerRequest, GetFeaturesRequest, PublishRequest, RollbackRequest, Status, Tier};
-use larder_serve::{CLASS_HEADER, TENANT_HEADER};
+use larder_serve::{CLASS_HEADER, Rung, TENANT_HEADER};
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt;
 use tonic::{Code, Request};
@@ -449,7 +449,7 @@ async fn health_and_reflection_tell_what_the_node_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn kept_vectors_are_checked_and_made_anew_when_damaged() {
     let shop = Shop::new(&[DEMO]);
-    let file = shop.config().vectors_file("demo");
+    let file = shop.config().vectors_file("demo", Rung::Full);
     let start_and_ask = async || {
         let node = TestNode::start(&shop).await;
         let reply = node.ask(DEMO, "user-1", "where is my order?").await.unwrap();

@@ -66,8 +66,10 @@ fn a_node_drains_when_whoever_started_it_is_gone() {
     let config = folder.path().join("larder.toml");
     let ports = "[node]\nlisten = \"127.0.0.1:0\"\nmetrics_listen = \"127.0.0.1:0\"\n\n[store]";
     let toml = std::fs::read_to_string(&config).unwrap();
-    // Without a trained head, which this test does not need.
-    let toml = toml.replace("head = \"head.safetensors\"\n", "").replace("[store]", ports);
+    // Without trained heads, which this test does not need.
+    let toml =
+        toml.replace("light_head = \"light-head.safetensors\"\n", "").replace("head = \"head.safetensors\"\n", "");
+    let toml = toml.replace("[store]", ports);
     std::fs::write(&config, toml).unwrap();
 
     let mut command = larder(&["serve", "--stop-with-stdin", "--config", config.to_str().unwrap()]);

@@ -17,6 +17,7 @@ mod model_parity;
 mod operations;
 mod overload;
 mod random_histories;
+mod rungs;
 mod sample_shop;
 mod schema_evolution;
 mod store_cold;

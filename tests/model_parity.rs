@@ -1,7 +1,7 @@
 //! The model gives the answers it must: vectors equal to an independent float64 forward, batched equals single, and damaged model
 //! folders are refused by file and tensor.
 //!
-//! Needs the weights of minilm-l6; `larder model get minilm-l6` puts them where these tests look.
+//! Needs the weights of minilm-l6, potion and me5-small; `larder model get` puts them where these tests look.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use larder_model::{Devices, Encoder, EncoderConfig, Error, ModelConfig};
 use serde_json::Value;
 
-use crate::support::encoder_folder;
+use crate::support::{encoder_folder, model_folder};
 
 fn config(folder: &Path) -> EncoderConfig {
     EncoderConfig { folder: folder.to_owned(), ..EncoderConfig::default() }
@@ -31,21 +31,78 @@ fn largest_difference(one: &[f32], other: &[f32]) -> f32 {
     one.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-#[test]
-fn ids_and_vectors_equal_the_reference() {
-    let golden: Value = serde_json::from_str(include_str!("golden/minilm-l6.json")).unwrap();
+/// Compares an encoder with what an independent float64 forward gave for the same weights. The reference's texts hold the prefix.
+fn check_reference(golden: &str, encoder: &Encoder, prefix: &str) {
+    let golden: Value = serde_json::from_str(golden).unwrap();
     let cases = golden["cases"].as_array().unwrap();
     assert!(!cases.is_empty());
     for case in cases {
-        let text = case["text"].as_str().unwrap();
-        let tokens = encoder().tokenize(&[text]).unwrap();
+        let text = case["text"].as_str().unwrap().strip_prefix(prefix).unwrap();
+        let tokens = encoder.tokenize(&[text]).unwrap();
         let ids: Vec<u64> = tokens.ids(0).iter().map(|id| u64::from(*id)).collect();
         assert_eq!(serde_json::json!(ids), case["ids"], "{text}");
         let expected: Vec<f32> =
             case["embedding"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect();
-        let found = encoder().encode(&tokens).unwrap();
+        let found = encoder.encode(&tokens).unwrap();
         let difference = largest_difference(found.row(0), &expected);
         assert!(difference <= 1e-4, "{text}: {difference}");
+    }
+}
+
+#[test]
+fn ids_and_vectors_equal_the_reference() {
+    check_reference(include_str!("golden/minilm-l6.json"), encoder(), "");
+}
+
+#[test]
+fn a_static_encoder_equals_the_reference() {
+    let encoder = load(&config(&model_folder("potion"))).unwrap();
+    check_reference(include_str!("golden/potion.json"), &encoder, "");
+    assert_eq!((encoder.dimension(), encoder.memory_bytes()), (256, 29_528 * 256 * 4));
+    assert!(encoder.name().starts_with("static-256-"), "{}", encoder.name());
+}
+
+#[test]
+fn a_multilingual_encoder_equals_the_reference() {
+    let prefix = "query: ";
+    let encoder = load(&EncoderConfig { prefix: prefix.to_owned(), ..config(&model_folder("me5-small")) }).unwrap();
+    check_reference(include_str!("golden/me5-small.json"), &encoder, prefix);
+}
+
+#[test]
+fn a_static_encoder_reads_the_words_it_knows_and_nothing_else() {
+    let config = EncoderConfig { max_tokens: 8, max_text_bytes: 64, ..config(&model_folder("potion")) };
+    let encoder = load(&config).unwrap();
+    let known = "parcel ".repeat(8);
+    let texts =
+        ["parcel", "parcel \u{1F4E6}\u{1F4E6}", "\u{1F4E6}", "", &known, &format!("{known}parcel"), &"x".repeat(65)];
+    let tokens = encoder.tokenize(&texts).unwrap();
+    let lengths: Vec<usize> = (0..texts.len()).map(|text| tokens.ids(text).len()).collect();
+    assert_eq!(lengths[..6], [1, 1, 0, 0, 8, 8], "no frame, nothing unknown");
+    let cut: Vec<bool> = (0..texts.len()).map(|text| tokens.truncated(text)).collect();
+    assert_eq!(cut, [false, false, false, false, false, true, true]);
+
+    let vectors = encoder.encode(&tokens).unwrap();
+    assert_eq!(vectors.row(0), vectors.row(1), "what is unknown says nothing");
+    assert!(largest_difference(vectors.row(0), vectors.row(5)) < 1e-6);
+    for nothing in [2, 3] {
+        assert!(vectors.row(nothing).iter().all(|value| *value == 0.0), "zero, and never NaN");
+    }
+    assert!(self::encoder().encode(&tokens).is_err(), "a text without any token is none of minilm-l6's");
+}
+
+#[test]
+fn the_prefix_counts_as_text() {
+    let with = |prefix: &str| {
+        load(&EncoderConfig { prefix: prefix.to_owned(), max_text_bytes: 64, ..config(&model_folder("potion")) })
+    };
+    let (plain, prefixed) = (with("").unwrap(), with("query: ").unwrap());
+    assert_eq!(plain.encode_texts(&["query: parcel"]).unwrap(), prefixed.encode_texts(&["parcel"]).unwrap());
+    assert_ne!(plain.name(), prefixed.name());
+    for (length, cut) in [(57, false), (58, true)] {
+        let text = "a".repeat(length);
+        assert!(!plain.tokenize(&[&text]).unwrap().truncated(0));
+        assert_eq!(prefixed.tokenize(&[&text]).unwrap().truncated(0), cut, "{length} bytes after 7 of 64");
     }
 }
 
@@ -149,6 +206,11 @@ fn damaged_folders_are_refused_by_file_and_tensor() {
         &["config.json", "vocab_size"],
     );
     says(broken(|folder| fs::remove_file(folder.join("config.json")).unwrap()), &["cannot read", "config.json"]);
+
+    says(
+        broken(|folder| edit(&folder.join("config.json"), "\"bert\"", "\"gpt2\"")),
+        &["config.json", "model_type", "gpt2", "model2vec"],
+    );
 
     let too_long = load(&EncoderConfig { max_tokens: 600, ..config(&encoder_folder()) }).unwrap_err();
     says(too_long, &["max_tokens", "600", "512"]);

@@ -43,6 +43,7 @@ impl Sample {
             label_noise: 0.0,
             distractors: 0,
             encoder: PathBuf::from("/models/minilm-l6"),
+            light_encoder: Some(PathBuf::from("/models/potion")),
         };
         write_sample(&request).unwrap();
         let catalogue = Catalogue::load(&folder.path().join("catalogue.toml")).unwrap();

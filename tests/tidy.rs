@@ -85,6 +85,7 @@ fn larder_toml_as_shipped_equals_the_defaults() {
     defaults.store.path = checkout().join(defaults.store.path);
     defaults.store.cold_path = checkout().join(defaults.store.cold_path);
     defaults.model.full.folder = checkout().join(defaults.model.full.folder);
+    defaults.model.light.folder = checkout().join(defaults.model.light.folder);
     assert_eq!(shipped, defaults);
 }
 
@@ -140,6 +141,15 @@ fn a_wrong_larder_toml_is_refused_by_file_key_value_and_what_is_allowed() {
         ("[node]\nlisten = \"0.0.0.0:7700\"", vec!["node.listen", "0.0.0.0:7700", "identity.allow_remote"]),
         ("[store]\nhot_shards = 0", vec!["larder.toml", "store.hot_shards = 0", "between 1 and 1024"]),
         ("[model]\ndevices = [\"tpu\"]", vec!["devices", "tpu", "cpu"]),
+        ("[model.light]\nmax_tokens = 7", vec!["max_tokens = 7", "8 to 8192"]),
+        (
+            "[[tenant]]\nname = \"t\"\nid = 1\ncatalogue = \"c\"\nservice = \"s\"\nfull = { prefix = \"query: \" }",
+            vec!["tenant \"t\"", "full", "folder = \"\""],
+        ),
+        (
+            "[[tenant]]\nname = \"t\"\nid = 1\ncatalogue = \"c\"\nservice = \"s\"\nlight = { folder = \"\" }\nlight_head = \"h\"",
+            vec!["tenant \"t\"", "light_head = \"h\"", "[model.light]"],
+        ),
         ("[identity]\ndefault_tenant = \"x\"", vec!["identity.default_tenant = \"x\"", "no such tenant"]),
         ("[[service]]\nname = \"s\"\nfeatures = [ { feature = \"a:b\" } ]", vec!["feature = \"a:b\"", "no such view"]),
         ("[[service]]\nname = \"s\"\nfeatures = [ { feature = \"ab\" } ]", vec!["feature = \"ab\"", "view:feature"]),

@@ -12,7 +12,7 @@ mod search;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use larder_benches::{Figures, Outcome, median, percentile, setting};
+use larder_benches::{Figures, Outcome, median, micros, percentile, setting};
 use larder_model::{Devices, Encoder, EncoderConfig, ModelConfig, Tokens};
 
 use crate::onnx::OnnxRuntime;
@@ -41,6 +41,7 @@ fn main() -> Outcome<()> {
         compare(&encoder, &texts, threads, rounds, &mut figures)?;
         budgets(&texts, threads, rounds, &mut figures)?;
         if threads == 2 {
+            light(&texts, rounds, &mut figures)?;
             search::measure(&encoder, &mut figures)?;
             spread(&encoder, &texts, runs, &mut figures)?;
         }
@@ -128,6 +129,23 @@ fn budgets(texts: &[&str], threads: usize, rounds: usize, figures: &mut Figures)
     Ok(())
 }
 
+/// The whole light rung, from text to vector, beside tokenising alone: calls of one text each, the size at which overheads show most.
+fn light(texts: &[&str], rounds: usize, figures: &mut Figures) -> Outcome<()> {
+    let devices = Devices::open(&ModelConfig::default())?;
+    let folder = models()?.join("potion");
+    let encoder = Encoder::load(&EncoderConfig { folder, ..EncoderConfig::default() }, &devices)?;
+    let (mut whole, mut ratios) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let (alone, _) = micros(|| Ok(texts.iter().try_for_each(|text| encoder.tokenize(&[text]).map(drop))?))?;
+        let (both, _) = micros(|| Ok(texts.iter().try_for_each(|text| encoder.encode_texts(&[text]).map(drop))?))?;
+        whole.push(both / texts.len() as f64);
+        ratios.push(both / alone);
+    }
+    figures.set("light_us_per_text", median(&mut whole));
+    figures.set("light_vs_tokenise", median(&mut ratios));
+    Ok(())
+}
+
 /// How much longer than usual the same input may take, for batches of 1 to 32 texts.
 fn spread(encoder: &Encoder, texts: &[&str], runs: usize, figures: &mut Figures) -> Outcome<()> {
     let mut worst: f64 = 0.0;
@@ -157,13 +175,16 @@ fn encoder(threads: usize, micro_batch_tokens: usize) -> Outcome<Encoder> {
     Ok(Encoder::load(&EncoderConfig { folder: model_folder()?, ..EncoderConfig::default() }, &devices)?)
 }
 
-/// The folder into which `larder model get` puts minilm-l6.
 fn model_folder() -> Outcome<PathBuf> {
-    let models = match std::env::var_os("LARDER_MODELS") {
+    Ok(models()?.join("minilm-l6"))
+}
+
+/// The folder into which `larder model get` puts models.
+fn models() -> Outcome<PathBuf> {
+    Ok(match std::env::var_os("LARDER_MODELS") {
         Some(folder) => PathBuf::from(folder),
         None => PathBuf::from(std::env::var_os("HOME").ok_or("HOME is not set")?).join(".cache/larder/models"),
-    };
-    Ok(models.join("minilm-l6"))
+    })
 }
 
 /// The texts of banking77's test.csv, the first column.

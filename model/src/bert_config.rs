@@ -6,12 +6,9 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 use crate::error::Error;
-
-/// The largest config.json that is read.
-const MAX_CONFIG_BYTES: u64 = 1 << 20;
+use crate::family::read_json;
 
 /// The shape of the network.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -66,9 +63,6 @@ impl BertConfig {
         let refuse = |key: &str, value: &dyn std::fmt::Debug, allowed: &str| {
             Err(Error::model_file(file, format!("{key} = {value:?}: {allowed}")))
         };
-        if self.model_type != "bert" {
-            return refuse("model_type", &self.model_type, "only \"bert\" is supported");
-        }
         if self.hidden_act != "gelu" {
             return refuse("hidden_act", &self.hidden_act, "only \"gelu\" is supported");
         }
@@ -97,13 +91,4 @@ impl BertConfig {
         }
         Ok(())
     }
-}
-
-fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T, Error> {
-    let size = std::fs::metadata(file).map_err(|source| Error::reading(file, source))?.len();
-    if size > MAX_CONFIG_BYTES {
-        return Err(Error::model_file(file, format!("{size} bytes; at most {MAX_CONFIG_BYTES} are read")));
-    }
-    let text = std::fs::read_to_string(file).map_err(|source| Error::reading(file, source))?;
-    serde_json::from_str(&text).map_err(|error| Error::model_file(file, error.to_string()))
 }

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::Error;
 
@@ -15,8 +15,10 @@ pub(crate) const MAX_THREADS: usize = 1024;
 pub(crate) const MAX_TOKENS: usize = 8192;
 /// The largest `micro_batch_tokens`.
 pub(crate) const MAX_MICRO_BATCH_TOKENS: usize = 1 << 20;
-/// The largest `max_text_bytes`.
-pub(crate) const MAX_TEXT_BYTES: usize = 1 << 20;
+/// The least and the largest `max_text_bytes`.
+const TEXT_BYTES: (usize, usize) = (64, 1 << 20);
+/// The longest `prefix`; shorter than the least text.
+const MAX_PREFIX_BYTES: usize = 48;
 
 /// Where models run, and the encoder of each rung.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,19 +31,60 @@ pub struct ModelConfig {
     /// Tokens that go through a network together. Larger only costs cache misses once the matrix products are efficient.
     pub micro_batch_tokens: usize,
     /// The encoder of the rung `full`.
+    #[serde(deserialize_with = "full_encoder")]
     pub full: EncoderConfig,
+    /// The encoder of the rung `light`; without a folder there is no such rung.
+    #[serde(deserialize_with = "light_encoder")]
+    pub light: EncoderConfig,
 }
 
 /// One text encoder: which, and how much of a text it reads.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(from = "EncoderTable")]
 pub struct EncoderConfig {
-    /// A folder in the Hugging Face layout: config.json, tokenizer.json, model.safetensors.
+    /// A folder in the Hugging Face layout: config.json, tokenizer.json, model.safetensors. Empty names no encoder.
     pub folder: PathBuf,
+    /// Put before every text, examples and questions alike: `query: ` for the encoders of the e5 family, nothing for most others.
+    pub prefix: String,
     /// Tokens per text, special tokens included; what is longer is cut, and `Tokens` says so.
     pub max_tokens: usize,
-    /// Bytes of a text that are tokenised at all; the rest is cut before any work is spent on it.
+    /// Bytes of a text that are tokenised at all, the prefix included; the rest is cut before any work is spent on it.
     pub max_text_bytes: usize,
+}
+
+/// An encoder's table as it is written; what it leaves out has the default of its place.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EncoderTable {
+    folder: Option<PathBuf>,
+    prefix: Option<String>,
+    max_tokens: Option<usize>,
+    max_text_bytes: Option<usize>,
+}
+
+impl EncoderTable {
+    fn or(self, default: EncoderConfig) -> EncoderConfig {
+        EncoderConfig {
+            folder: self.folder.unwrap_or(default.folder),
+            prefix: self.prefix.unwrap_or(default.prefix),
+            max_tokens: self.max_tokens.unwrap_or(default.max_tokens),
+            max_text_bytes: self.max_text_bytes.unwrap_or(default.max_text_bytes),
+        }
+    }
+}
+
+impl From<EncoderTable> for EncoderConfig {
+    fn from(table: EncoderTable) -> EncoderConfig {
+        table.or(EncoderConfig::default())
+    }
+}
+
+fn full_encoder<'de, D: Deserializer<'de>>(deserializer: D) -> Result<EncoderConfig, D::Error> {
+    Ok(EncoderTable::deserialize(deserializer)?.or(ModelConfig::default().full))
+}
+
+fn light_encoder<'de, D: Deserializer<'de>>(deserializer: D) -> Result<EncoderConfig, D::Error> {
+    Ok(EncoderTable::deserialize(deserializer)?.or(ModelConfig::default().light))
 }
 
 impl Default for ModelConfig {
@@ -51,6 +94,7 @@ impl Default for ModelConfig {
             threads: 0,
             micro_batch_tokens: 256,
             full: EncoderConfig { folder: PathBuf::from("models/minilm-l6"), ..EncoderConfig::default() },
+            light: EncoderConfig { folder: PathBuf::from("models/potion"), ..EncoderConfig::default() },
         }
     }
 }
@@ -58,7 +102,7 @@ impl Default for ModelConfig {
 impl Default for EncoderConfig {
     /// Names no folder: there is no encoder that every node has.
     fn default() -> Self {
-        EncoderConfig { folder: PathBuf::new(), max_tokens: 256, max_text_bytes: 16_384 }
+        EncoderConfig { folder: PathBuf::new(), prefix: String::new(), max_tokens: 256, max_text_bytes: 16_384 }
     }
 }
 
@@ -74,19 +118,30 @@ impl ModelConfig {
         }
         in_range("threads", self.threads, 0, MAX_THREADS)?;
         in_range("micro_batch_tokens", self.micro_batch_tokens, 1, MAX_MICRO_BATCH_TOKENS)?;
-        self.full.validate()
+        self.full.validate()?;
+        self.light.named().map_or(Ok(()), EncoderConfig::validate)
     }
 }
 
 impl EncoderConfig {
+    /// Itself, if it names an encoder.
+    pub fn named(&self) -> Option<&EncoderConfig> {
+        (!self.folder.as_os_str().is_empty()).then_some(self)
+    }
+
     /// Checks every value that can be judged without the folder.
     pub fn validate(&self) -> Result<(), Error> {
-        if self.folder.as_os_str().is_empty() {
+        if self.named().is_none() {
             let allowed = "name a folder with config.json, tokenizer.json and model.safetensors";
             return Err(Error::config("folder", "\"\"", allowed));
         }
         in_range("max_tokens", self.max_tokens, 8, MAX_TOKENS)?;
-        in_range("max_text_bytes", self.max_text_bytes, 64, MAX_TEXT_BYTES)
+        in_range("max_text_bytes", self.max_text_bytes, TEXT_BYTES.0, TEXT_BYTES.1)?;
+        if self.prefix.len() > MAX_PREFIX_BYTES {
+            let allowed = format!("at most {MAX_PREFIX_BYTES} bytes are allowed");
+            return Err(Error::config("prefix", format!("{:?}", self.prefix), allowed));
+        }
+        Ok(())
     }
 }
 
@@ -117,10 +172,15 @@ mod tests {
             change(&mut config.full);
             config
         };
-        let bad: [(&str, ModelConfig); 6] = [
+        let bad: [(&str, ModelConfig); 8] = [
             ("folder", full(|encoder| encoder.folder = PathBuf::new())),
             ("max_tokens", full(|encoder| encoder.max_tokens = 7)),
             ("max_text_bytes", full(|encoder| encoder.max_text_bytes = 0)),
+            ("prefix", full(|encoder| encoder.prefix = "query: ".repeat(7))),
+            ("max_tokens", {
+                let light = EncoderConfig { max_tokens: 7, folder: "m".into(), ..EncoderConfig::default() };
+                ModelConfig { light, ..ModelConfig::default() }
+            }),
             ("devices", ModelConfig { devices: vec!["tpu".into()], ..Default::default() }),
             ("threads", ModelConfig { threads: MAX_THREADS + 1, ..Default::default() }),
             ("micro_batch_tokens", ModelConfig { micro_batch_tokens: 0, ..Default::default() }),
@@ -130,5 +190,12 @@ mod tests {
             assert!(message.contains(key), "{message}");
         }
         assert!(toml::from_str::<ModelConfig>("thread = 2").is_err(), "unknown keys are refused");
+        assert!(toml::from_str::<ModelConfig>("full = { fold = \"x\" }").is_err());
+        let partial: ModelConfig = toml::from_str("full = { max_tokens = 64 }\nlight = { prefix = \"x\" }").unwrap();
+        let folders = [partial.full.folder.to_str(), partial.light.folder.to_str()];
+        assert_eq!(folders, [Some("models/minilm-l6"), Some("models/potion")], "what is left out has its default");
+        assert_eq!(toml::from_str::<EncoderConfig>("max_tokens = 64").unwrap().named(), None);
+        let without_light: ModelConfig = toml::from_str("light = { folder = \"\" }").unwrap();
+        without_light.validate().unwrap();
     }
 }

@@ -1,11 +1,11 @@
 //! A batch of text vectors, the value that passes from the encoder to the catalogue index.
 
-/// Unit vectors, one per text, row-major.
+/// Unit vectors, one per text, row-major; zero for a text of which nothing is known.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Embeddings {
     /// Values per vector.
     pub dimension: usize,
-    /// All vectors one after the other; every row has length 1.
+    /// All vectors one after the other; every row has length 1, or 0.
     pub data: Vec<f32>,
 }
 

@@ -1,7 +1,7 @@
 //! The text encoder: a model folder turned into unit vectors, one per text.
 //!
 //! Tokenising and encoding are two calls, because the node tokenises on its fetch thread while the score thread runs the network.
-//! What a batch becomes on its way through the network is in `sentence_bert`.
+//! What a batch becomes on its way through the network is in `sentence_bert`; a static encoder looks the tokens up on the calling thread.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,14 +9,15 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 
 use crate::bert::Bert;
-use crate::bert_config::BertConfig;
 use crate::config::EncoderConfig;
 use crate::device::Devices;
 use crate::embeddings::Embeddings;
 use crate::error::Error;
+use crate::family::Family;
 use crate::metrics;
 use crate::sentence_bert::SentenceBert;
-use crate::text::{TextTokenizer, Tokens};
+use crate::static_encoder::StaticEncoder;
+use crate::text::{Reading, TextTokenizer, Tokens};
 use crate::weights::WeightsFile;
 
 /// A loaded encoder; clones share the weights and the thread pool.
@@ -26,11 +27,17 @@ pub struct Encoder(Arc<Inner>);
 struct Inner {
     name: String,
     tokenizer: TextTokenizer,
-    network: SentenceBert,
+    network: Network,
     devices: Devices,
     vocabulary: u32,
     max_tokens: usize,
     dimension: usize,
+    memory_bytes: usize,
+}
+
+enum Network {
+    Bert(Box<SentenceBert>),
+    Static(StaticEncoder),
 }
 
 impl Encoder {
@@ -42,29 +49,43 @@ impl Encoder {
         config.validate()?;
         let started = Instant::now();
         let folder = config.folder.as_path();
-        let bert = BertConfig::load(folder)?;
-        if config.max_tokens > bert.max_position_embeddings {
-            let allowed = format!("{} has positions for {} tokens", folder.display(), bert.max_position_embeddings);
-            return Err(Error::config("max_tokens", config.max_tokens, allowed));
-        }
+        let family = Family::load(folder)?;
+        let file = WeightsFile::read(&folder.join("model.safetensors"))?;
+        let weights = file.tensors()?;
+        let (network, reading, vocabulary, dimension, memory_bytes) = match &family {
+            Family::Bert(bert) => {
+                if config.max_tokens > bert.max_position_embeddings {
+                    let allowed =
+                        format!("{} has positions for {} tokens", folder.display(), bert.max_position_embeddings);
+                    return Err(Error::config("max_tokens", config.max_tokens, allowed));
+                }
+                let network = Bert::load(bert, weights)?;
+                let network = SentenceBert::new(network, bert.hidden_size, devices.micro_batch_tokens());
+                let bytes = network.bytes();
+                (Network::Bert(Box::new(network)), Reading::Framed, bert.vocab_size, bert.hidden_size, bytes)
+            }
+            Family::Static(table) => {
+                let table = StaticEncoder::load(table, &weights)?;
+                let (vocabulary, dimension, bytes) = (table.vocabulary(), table.dimension(), table.memory_bytes());
+                (Network::Static(table), Reading::KnownWords, vocabulary, dimension, bytes)
+            }
+        };
         let tokenizer_file = folder.join("tokenizer.json");
-        let tokenizer =
-            TextTokenizer::load(&tokenizer_file, bert.vocab_size, config.max_tokens, config.max_text_bytes)?;
-        let weights = WeightsFile::read(&folder.join("model.safetensors"))?;
-        let network = Bert::load(&bert, weights.tensors()?)?;
-        let network = SentenceBert::new(network, bert.hidden_size, devices.micro_batch_tokens());
+        let tokenizer = TextTokenizer::load(&tokenizer_file, vocabulary, reading, config)?;
         let tokenizer_bytes =
             std::fs::read(&tokenizer_file).map_err(|source| Error::reading(&tokenizer_file, source))?;
-        let name = name(&bert, config, &[weights.bytes(), &tokenizer_bytes]);
-        tracing::info!(encoder = name, folder = %folder.display(), seconds = started.elapsed().as_secs_f64(), "encoder loaded");
+        let name = name(&family, config, &[file.bytes(), &tokenizer_bytes]);
+        let seconds = started.elapsed().as_secs_f64();
+        tracing::info!(encoder = name, folder = %folder.display(), memory_bytes, seconds, "encoder loaded");
         Ok(Encoder(Arc::new(Inner {
             name,
             tokenizer,
             network,
             devices: devices.clone(),
-            vocabulary: bert.vocab_size as u32,
+            vocabulary: vocabulary as u32,
             max_tokens: config.max_tokens,
-            dimension: bert.hidden_size,
+            dimension,
+            memory_bytes,
         })))
     }
 
@@ -73,8 +94,13 @@ impl Encoder {
         self.0.dimension
     }
 
-    /// Family, shape and the start of a SHA-256 over all that decides a vector (weights, tokenizer, the shape's numbers, where texts are
-    /// cut), for example `bert-6x384-53aa51172d14`: equal names mean equal vectors, wherever the folder lies.
+    /// Bytes of its weights in memory; the tokenizer's are not among them.
+    pub fn memory_bytes(&self) -> usize {
+        self.0.memory_bytes
+    }
+
+    /// Family, shape and the start of a SHA-256 over all that decides a vector (weights, tokenizer, the shape's numbers, the prefix, where
+    /// texts are cut), for example `bert-6x384-53aa51172d14`: equal names mean equal vectors, wherever the folder lies.
     pub fn name(&self) -> &str {
         &self.0.name
     }
@@ -84,12 +110,22 @@ impl Encoder {
         self.0.tokenizer.tokenize(texts)
     }
 
-    /// One unit vector per text, in the order of `tokens`; blocks the calling thread while the device works.
+    /// One unit vector per text, in the order of `tokens`; blocks the calling thread while the device works. A text in which a static
+    /// encoder knows no token has the zero vector.
     pub fn encode(&self, tokens: &Tokens) -> Result<Embeddings, Error> {
         let started = Instant::now();
-        self.0.check(tokens)?;
-        let mut embeddings = Embeddings::zeros(self.0.dimension, tokens.len());
-        self.0.devices.install(|| self.0.network.encode(tokens, &mut embeddings.data));
+        let embeddings = match &self.0.network {
+            Network::Bert(network) => {
+                self.0.check(tokens)?;
+                let mut embeddings = Embeddings::zeros(self.0.dimension, tokens.len());
+                self.0.devices.install(|| network.encode(tokens, &mut embeddings.data));
+                embeddings
+            }
+            Network::Static(table) => table.encode(tokens)?,
+        };
+        if !embeddings.data.iter().all(|value| value.is_finite()) {
+            return Err(Error::fault("encoding", "a vector is no finite number"));
+        }
         metrics::encoded(tokens.len(), tokens.total(), started);
         Ok(embeddings)
     }
@@ -119,12 +155,15 @@ impl Inner {
     }
 }
 
-fn name(bert: &BertConfig, config: &EncoderConfig, files: &[&[u8]]) -> String {
+fn name(family: &Family, config: &EncoderConfig, files: &[&[u8]]) -> String {
     let mut hasher = Sha256::new();
     files.iter().for_each(|file| hasher.update(file));
-    hasher.update(format!("{bert:?} {} {}", config.max_tokens, config.max_text_bytes));
+    hasher.update(format!("{family:?} {} {} {:?}", config.max_tokens, config.max_text_bytes, config.prefix));
     let start: String = hasher.finalize()[..6].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{}x{}-{start}", bert.model_type, bert.num_hidden_layers, bert.hidden_size)
+    match family {
+        Family::Bert(bert) => format!("{}-{}x{}-{start}", bert.model_type, bert.num_hidden_layers, bert.hidden_size),
+        Family::Static(table) => format!("static-{}-{start}", table.hidden_dim),
+    }
 }
 
 impl std::fmt::Debug for Encoder {

@@ -14,20 +14,21 @@ use rayon::ThreadPoolBuilder;
 use serde::{Deserialize, Serialize};
 
 use crate::bert_config::BertConfig;
+use crate::config::EncoderConfig;
 use crate::error::Error;
 use crate::fine_tune_corpus::{Corpus, LabelledText};
 use crate::fine_tune_folder::{check_free, write_folder};
 use crate::fine_tune_network::TrainableBert;
 use crate::fine_tune_options::FineTuneOptions;
 use crate::fine_tune_training::Training;
-use crate::text::TextTokenizer;
+use crate::text::{Reading, TextTokenizer};
 use crate::weights::WeightsFile;
 
 /// What to fine-tune, and from what.
 #[derive(Debug, Clone, Copy)]
 pub struct FineTuneRequest<'a> {
-    /// The encoder to start from: config.json, tokenizer.json, model.safetensors.
-    pub folder: &'a Path,
+    /// The encoder to start from, of the BERT family, and how it reads texts.
+    pub encoder: &'a EncoderConfig,
     /// The folder to write; it must not be there yet.
     pub out: &'a Path,
     /// The texts; those of the same words and class count once.
@@ -77,13 +78,17 @@ pub fn fine_tune(
     request: FineTuneRequest<'_>,
     progress: &mut (dyn FnMut(FineTuneProgress) + Send),
 ) -> Result<FineTuneReport, Error> {
-    let FineTuneRequest { folder, out, texts, options } = request;
+    let FineTuneRequest { encoder, out, texts, options } = request;
     options.validate()?;
+    encoder.validate()?;
     check_free(out)?;
+    let folder = encoder.folder.as_path();
     let config = BertConfig::load(folder)?;
-    let max_tokens = options.max_tokens.min(config.max_position_embeddings);
-    let most_bytes = crate::config::MAX_TEXT_BYTES;
-    let tokenizer = TextTokenizer::load(&folder.join("tokenizer.json"), config.vocab_size, max_tokens, most_bytes)?;
+    if encoder.max_tokens > config.max_position_embeddings {
+        let allowed = format!("{} has positions for {} tokens", folder.display(), config.max_position_embeddings);
+        return Err(Error::config("max_tokens", encoder.max_tokens, allowed));
+    }
+    let tokenizer = TextTokenizer::load(&folder.join("tokenizer.json"), config.vocab_size, Reading::Framed, encoder)?;
     let weights = WeightsFile::read(&folder.join("model.safetensors"))?;
     let corpus = Corpus::new(texts, &tokenizer, options.held_out_one_in, options.seed)?;
     let device = Device::flex().autodiff();
@@ -109,7 +114,7 @@ mod tests {
     use super::*;
 
     use crate::fine_tune_fixture::{task, write_tiny_bert};
-    use crate::{Devices, Encoder, EncoderConfig, ModelConfig};
+    use crate::{Devices, Encoder, ModelConfig};
 
     const OPTIONS: FineTuneOptions = FineTuneOptions {
         seed: 1,
@@ -123,7 +128,6 @@ mod tests {
         label_smoothing: 0.1,
         contrast: 0.5,
         blend: 0.7,
-        max_tokens: 128,
         threads: 2,
     };
 
@@ -147,13 +151,17 @@ mod tests {
         fn tune(&self, out: &str, options: &FineTuneOptions) -> Result<FineTuneReport, Error> {
             let texts: Vec<LabelledText<'_>> =
                 self.texts.iter().map(|(text, class)| LabelledText { text, class: *class }).collect();
-            let (folder, out) = (self.path("tiny"), self.path(out));
-            let request = FineTuneRequest { folder: &folder, out: &out, texts: &texts, options };
+            let (encoder, out) = (self.config("tiny"), self.path(out));
+            let request = FineTuneRequest { encoder: &encoder, out: &out, texts: &texts, options };
             fine_tune(request, &mut |progress| assert!(progress.done <= progress.total))
         }
 
+        fn config(&self, name: &str) -> EncoderConfig {
+            EncoderConfig { folder: self.path(name), max_tokens: 12, ..EncoderConfig::default() }
+        }
+
         fn encoder(&self, name: &str) -> Encoder {
-            let config = EncoderConfig { folder: self.path(name), max_tokens: 12, ..EncoderConfig::default() };
+            let config = self.config(name);
             let devices = Devices::open(&ModelConfig { full: config.clone(), ..ModelConfig::default() }).unwrap();
             Encoder::load(&config, &devices).unwrap()
         }

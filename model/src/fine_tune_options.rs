@@ -33,8 +33,6 @@ pub struct FineTuneOptions {
     pub contrast: f32,
     /// How far the written weights are from those of the start to the trained ones; 1 takes the trained ones.
     pub blend: f32,
-    /// Tokens per text; what is longer is cut.
-    pub max_tokens: usize,
     /// Threads; 0 takes every core.
     pub threads: usize,
 }
@@ -53,7 +51,6 @@ impl Default for FineTuneOptions {
             label_smoothing: 0.1,
             contrast: 0.5,
             blend: 0.7,
-            max_tokens: 128,
             threads: 0,
         }
     }
@@ -66,7 +63,6 @@ impl FineTuneOptions {
             ("epochs", self.epochs, 1, 1000),
             ("patience_epochs", self.patience_epochs, 1, 1000),
             ("batch_texts", self.batch_texts, 2, 1024),
-            ("max_tokens", self.max_tokens, 8, 512),
             ("threads", self.threads, 0, MAX_THREADS),
         ];
         for (key, value, least, most) in whole {
@@ -115,7 +111,6 @@ mod tests {
             ("blend", FineTuneOptions { blend: 0.0, ..FineTuneOptions::default() }),
             ("contrast", FineTuneOptions { contrast: -1.0, ..FineTuneOptions::default() }),
             ("label_smoothing", FineTuneOptions { label_smoothing: -0.1, ..FineTuneOptions::default() }),
-            ("max_tokens", FineTuneOptions { max_tokens: 0, ..FineTuneOptions::default() }),
             ("threads", FineTuneOptions { threads: 100_000, ..FineTuneOptions::default() }),
         ] {
             let message = options.validate().unwrap_err().to_string();

@@ -11,10 +11,13 @@ mod device;
 mod encoder;
 mod text;
 mod embeddings;
+mod family;
 mod sentence_bert;
 mod bert;
 mod bert_config;
 mod cpu;
+mod static_encoder;
+mod static_config;
 mod weights;
 
 mod catalogue;

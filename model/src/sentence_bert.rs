@@ -131,10 +131,13 @@ mod tests {
 
     #[test]
     fn little_work_is_one_part_and_much_a_part_for_each_thread() {
-        assert_eq!(micro_batches(&tokens(&[14]), 128, 2), [0..1]);
-        assert_eq!(micro_batches(&tokens(&[14, 14, 14]), 128, 2), [0..3], "fewer than 32 for each");
-        assert_eq!(micro_batches(&tokens(&[20; 8]), 1000, 2), [0..4, 4..8]);
-        assert_eq!(micro_batches(&tokens(&[300]), 128, 2), [0..1], "a text is never cut");
-        assert!(micro_batches(&tokens(&[]), 128, 2).is_empty());
+        let ends = |lengths: &[usize], most_tokens| -> Vec<usize> {
+            micro_batches(&tokens(lengths), most_tokens, 2).iter().map(|part| part.end).collect()
+        };
+        assert_eq!(ends(&[14], 128), [1]);
+        assert_eq!(ends(&[14, 14, 14], 128), [3], "fewer than 32 for each");
+        assert_eq!(ends(&[20; 8], 1000), [4, 8]);
+        assert_eq!(ends(&[300], 128), [1], "a text is never cut");
+        assert!(ends(&[], 128).is_empty());
     }
 }

@@ -1,11 +1,13 @@
 //! Reads tensors out of a safetensors file as f32, with errors that name the file and the tensor.
 //!
-//! f16 and bf16 are widened, because the CPU backend would widen them on every call. The file is read whole and dropped after loading;
-//! tensors nobody asks for (pooler, position_ids) are ignored.
+//! What a network multiplies with is widened from f16 and bf16, because the CPU backend would widen it on every call; a table that is only
+//! looked up stays as narrow as the file has it (`Floats`). The file is read whole and dropped after loading; tensors nobody asks for
+//! (pooler, position_ids) are ignored.
 
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{bf16, f16};
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::Error;
@@ -53,6 +55,22 @@ pub(crate) struct Weights<'a> {
     prefix: String,
 }
 
+/// A tensor's numbers, as narrow as the file has them.
+pub(crate) enum Floats {
+    F32(Vec<f32>),
+    /// The numbers' bits.
+    F16(Vec<u16>),
+}
+
+impl Floats {
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Floats::F32(values) => values.len() * 4,
+            Floats::F16(bits) => bits.len() * 2,
+        }
+    }
+}
+
 impl Weights<'_> {
     /// Looks every later name up below `prefix` when `name` exists only there (`BertModel` against `BertForSomething` folders).
     pub(crate) fn with_optional_prefix(mut self, prefix: &str, name: &str) -> Self {
@@ -63,19 +81,62 @@ impl Weights<'_> {
         self
     }
 
+    /// Whether the file has a tensor of that name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.tensors.names().contains(&format!("{}{name}", self.prefix).as_str())
+    }
+
+    /// The error of a tensor that cannot be used.
+    pub(crate) fn refuse(&self, name: &str, problem: impl Into<String>) -> Error {
+        Error::model_tensor(self.path, &format!("{}{name}", self.prefix), problem)
+    }
+
     /// One tensor's values in row-major order; its shape must be exactly `shape`.
     pub(crate) fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
-        let name = format!("{}{name}", self.prefix);
-        let tensor = self.tensors.tensor(&name).map_err(|_| Error::model_tensor(self.path, &name, "is missing"))?;
+        let tensor = self.tensor(name)?;
         if tensor.shape() != shape {
             let problem = format!("has shape {:?}, expected {shape:?} from config.json", tensor.shape());
-            return Err(Error::model_tensor(self.path, &name, problem));
+            return Err(self.refuse(name, problem));
         }
-        let values = widen(tensor.dtype(), tensor.data()).ok_or_else(|| {
-            Error::model_tensor(self.path, &name, format!("has type {:?}, expected F32, F16 or BF16", tensor.dtype()))
-        })?;
+        self.finite(name, &tensor)
+    }
+
+    /// One tensor's shape and its values, f16 where the file has f16.
+    pub(crate) fn floats(&self, name: &str) -> Result<(Vec<usize>, Floats), Error> {
+        let tensor = self.tensor(name)?;
+        let values = self.finite(name, &tensor)?;
+        let floats = match tensor.dtype() {
+            Dtype::F16 => {
+                Floats::F16(tensor.data().as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b)).collect())
+            }
+            _ => Floats::F32(values),
+        };
+        Ok((tensor.shape().to_vec(), floats))
+    }
+
+    /// A list of positions in something that has `rows`.
+    pub(crate) fn indices(&self, name: &str, rows: usize) -> Result<Vec<u32>, Error> {
+        let tensor = self.tensor(name)?;
+        let data = tensor.data();
+        let values: Vec<i64> = match tensor.dtype() {
+            Dtype::I64 => data.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect(),
+            Dtype::I32 => data.as_chunks::<4>().0.iter().map(|bytes| i32::from_le_bytes(*bytes).into()).collect(),
+            other => return Err(self.refuse(name, format!("has type {other:?}, expected I64 or I32"))),
+        };
+        let index = |value: &i64| u32::try_from(*value).ok().filter(|index| (*index as usize) < rows);
+        let indices: Option<Vec<u32>> = values.iter().map(index).collect();
+        indices.ok_or_else(|| self.refuse(name, format!("points outside of the {rows} rows there are")))
+    }
+
+    fn tensor(&self, name: &str) -> Result<TensorView<'_>, Error> {
+        self.tensors.tensor(&format!("{}{name}", self.prefix)).map_err(|_| self.refuse(name, "is missing"))
+    }
+
+    fn finite(&self, name: &str, tensor: &TensorView<'_>) -> Result<Vec<f32>, Error> {
+        let values = widen(tensor.dtype(), tensor.data())
+            .ok_or_else(|| self.refuse(name, format!("has type {:?}, expected F32, F16 or BF16", tensor.dtype())))?;
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-            return Err(Error::model_tensor(self.path, &name, format!("value {index} is not a finite number")));
+            return Err(self.refuse(name, format!("value {index} is not a finite number")));
         }
         Ok(values)
     }
@@ -104,14 +165,21 @@ fn widen(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use safetensors::tensor::TensorView;
+
+    /// A file of these tensors: name, type, shape and bytes of each.
+    pub(crate) fn file_of(tensors: &[(&str, Dtype, &[usize], &[u8])]) -> WeightsFile {
+        let views = tensors.iter().map(|(name, dtype, shape, data)| {
+            let view = TensorView::new(*dtype, shape.to_vec(), data).unwrap();
+            (*name, view)
+        });
+        WeightsFile { path: "model.safetensors".into(), bytes: safetensors::serialize(views, None).unwrap() }
+    }
 
     /// A file of one tensor, `bert.x` or `x`.
     fn file(name: &str, dtype: Dtype, shape: &[usize], data: &[u8]) -> WeightsFile {
-        let view = TensorView::new(dtype, shape.to_vec(), data).unwrap();
-        WeightsFile { path: "model.safetensors".into(), bytes: safetensors::serialize([(name, view)], None).unwrap() }
+        file_of(&[(name, dtype, shape, data)])
     }
 
     fn bytes<const N: usize>(values: &[f32], encode: impl Fn(f32) -> [u8; N]) -> Vec<u8> {

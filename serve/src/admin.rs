@@ -12,15 +12,17 @@ use larder_store::{
 };
 use tonic::{Request, Response, Status};
 
+use crate::encoders::LoadedEncoder;
 use crate::engine::Engine;
 use crate::error::Refusal;
 use crate::features::{check_number, read, wanted};
 use crate::node::Shared;
 use crate::pipeline::now_ms;
+use crate::rung::Rung;
 use crate::v1;
 use crate::v1::admin_server::Admin;
 use crate::warmth;
-use crate::wire::count;
+use crate::wire::{count, rung};
 
 #[derive(Debug)]
 pub(crate) struct AdminService {
@@ -189,13 +191,28 @@ impl Admin for AdminService {
             cold_hits: counters.cold_hits.load(Ordering::Relaxed),
             not_in_time: counters.not_in_time.load(Ordering::Relaxed),
             queued: engine.map_or(0, |engine| count(engine.queue.len())),
-            model: engine.map(|engine| engine.encoder.name().to_owned()).unwrap_or_default(),
+            model: engine.map(|engine| of_rung_full(&engine.encoders)).unwrap_or_default(),
             device: shared.config.model.devices.join(", "),
             store_path: std::path::absolute(&shared.config.store.path)
                 .unwrap_or_else(|_| shared.config.store.path.clone())
                 .display()
                 .to_string(),
+            encoders: engine.map_or(&[][..], |engine| &engine.encoders).iter().map(encoder_status).collect(),
         }))
+    }
+}
+
+/// The encoders of the rung full; more than one where tenants have their own.
+fn of_rung_full(encoders: &[LoadedEncoder]) -> String {
+    let full = encoders.iter().filter(|loaded| loaded.rungs.contains(&Rung::Full));
+    full.map(|loaded| loaded.encoder.name()).collect::<Vec<_>>().join(", ")
+}
+
+fn encoder_status(loaded: &LoadedEncoder) -> v1::EncoderStatus {
+    v1::EncoderStatus {
+        name: loaded.encoder.name().to_owned(),
+        rungs: loaded.rungs.iter().map(|of| rung(*of).into()).collect(),
+        memory_bytes: loaded.encoder.memory_bytes() as u64,
     }
 }
 

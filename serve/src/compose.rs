@@ -1,20 +1,20 @@
 //! One question's answer from its ranking and its user's features: the words, and everything the reply says of itself.
 
-use larder_model::Ranking;
 use larder_store::{Fetched, Status};
 
 use crate::question::{Admitted, Answer, BatchInfo, Candidate, Provenance, Timings};
+use crate::rank::Ranked;
 
 /// The answer to one question, in words, with where it came from. Timings are filled in by the caller.
 pub(crate) fn answer(
     question: &Admitted,
-    ranking: &Ranking,
+    ranked: &Ranked,
     features: Option<&Fetched>,
     row: Option<usize>,
     now_ms: i64,
     batch: BatchInfo,
 ) -> Answer {
-    let tenant = &question.tenant;
+    let (tenant, ranking) = (&question.tenant, &ranked.ranking);
     let of_user = features.zip(row);
     let views = of_user.map(|(fetched, row)| tenant.layout.provenance(fetched, row, now_ms)).unwrap_or_default();
     let mut notes = question.question.notes.clone();
@@ -37,6 +37,9 @@ pub(crate) fn answer(
         }
         (rendered.text, intent.name.clone())
     };
+    if ranked.truncated {
+        notes.push("the text is longer than the model reads; its end was not considered".to_owned());
+    }
     let candidate = |&(intent, probability): &(usize, f32)| Candidate {
         intent: tenant.catalogue.intents[intent].name.clone(),
         title: tenant.catalogue.intents[intent].title.clone(),
@@ -49,6 +52,8 @@ pub(crate) fn answer(
         confidence: ranking.confidence,
         handed_over: ranking.hand_over,
         candidates: ranking.candidates.iter().map(candidate).collect(),
+        rung: ranked.rung,
+        rung_reason: ranked.reason,
         views,
         notes,
         timings: Timings::default(),

@@ -8,11 +8,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use larder_model::{EncodedFeature, Encoding, ModelConfig};
+use larder_model::{EncodedFeature, EncoderConfig, Encoding, ModelConfig};
 use larder_store::{FeatureRef, StoreConfig, ViewConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::context::Class;
+use crate::rung::Rung;
 
 /// Everything larder.toml can say.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -188,8 +189,17 @@ pub struct TenantConfig {
     pub id: u32,
     /// The answer catalogue, a TOML file.
     pub catalogue: PathBuf,
-    /// The trained ranking head; absent = answers are ranked by similarity alone.
+    /// The trained ranking head of the rung full; absent = answers are ranked by similarity alone.
     pub head: Option<PathBuf>,
+    /// The trained ranking head of the rung light; absent = as above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub light_head: Option<PathBuf>,
+    /// An encoder of its own for the rung full; absent = that of `[model.full]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full: Option<EncoderConfig>,
+    /// An encoder of its own for the rung light; absent = that of `[model.light]`; without a folder the tenant has no such rung.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub light: Option<EncoderConfig>,
     /// The feature service its answers use.
     pub service: String,
     /// What a customer reads when a person takes over.
@@ -199,6 +209,16 @@ pub struct TenantConfig {
 
 fn default_hand_over() -> String {
     "I am not sure I can answer that, so I am handing you over to a colleague.".to_owned()
+}
+
+impl TenantConfig {
+    /// The trained ranking head of a rung.
+    pub fn head_of(&self, rung: Rung) -> Option<&PathBuf> {
+        match rung {
+            Rung::Full => self.head.as_ref(),
+            Rung::Light => self.light_head.as_ref(),
+        }
+    }
 }
 
 /// `[[service]]`: the features one model needs, and each one's encoding.
@@ -286,9 +306,18 @@ impl NodeConfig {
         self.services.iter().find(|service| service.name == name)
     }
 
-    /// Where a tenant's encoded catalogue is kept between starts.
-    pub fn vectors_file(&self, tenant: &str) -> PathBuf {
-        self.node.cache.join(format!("{tenant}.vectors.safetensors"))
+    /// A tenant's encoder for a rung; none where it has no such rung.
+    pub fn encoder<'a>(&'a self, tenant: &'a TenantConfig, rung: Rung) -> Option<&'a EncoderConfig> {
+        let (own, shared) = match rung {
+            Rung::Full => (&tenant.full, &self.model.full),
+            Rung::Light => (&tenant.light, &self.model.light),
+        };
+        own.as_ref().unwrap_or(shared).named()
+    }
+
+    /// Where a tenant's catalogue, encoded for a rung, is kept between starts.
+    pub fn vectors_file(&self, tenant: &str, rung: Rung) -> PathBuf {
+        self.node.cache.join(format!("{tenant}.{}.vectors.safetensors", rung.label()))
     }
 
     /// Where a draining node notes what is hot, for its next start.
@@ -301,8 +330,18 @@ impl NodeConfig {
         self.node.cache = folder.join(&self.node.cache);
         self.store.path = folder.join(&self.store.path);
         self.store.cold_path = folder.join(&self.store.cold_path);
-        self.model.full.folder = folder.join(&self.model.full.folder);
+        // No folder stays none.
+        let resolve = |encoder: &mut EncoderConfig| {
+            if encoder.named().is_some() {
+                encoder.folder = folder.join(&encoder.folder);
+            }
+        };
+        resolve(&mut self.model.full);
+        resolve(&mut self.model.light);
         for tenant in &mut self.tenants {
+            tenant.full.as_mut().map(resolve);
+            tenant.light.as_mut().map(resolve);
+            tenant.light_head = tenant.light_head.take().map(|head| folder.join(head));
             tenant.catalogue = folder.join(&tenant.catalogue);
             tenant.head = tenant.head.take().map(|head| folder.join(head));
         }

@@ -4,10 +4,11 @@
 use std::collections::HashSet;
 use std::fmt::Display;
 
-use larder_model::Encoding;
+use larder_model::{EncoderConfig, Encoding};
 use larder_store::FeatureType;
 
-use crate::config::{IdentityMode, NodeConfig, ServiceFeature};
+use crate::config::{IdentityMode, NodeConfig, ServiceFeature, TenantConfig};
+use crate::rung::Rung;
 
 impl NodeConfig {
     /// Checks every value, and every reference from one section to another.
@@ -129,6 +130,7 @@ impl NodeConfig {
             }
             unique(&mut names, "tenant.name", &tenant.name)?;
             unique(&mut ids, "tenant.id", &tenant.id)?;
+            self.validate_rungs(tenant)?;
             if self.service(&tenant.service).is_none() {
                 return Err(format!(
                     "tenant \"{}\": service = \"{}\": there is no such service; declared are {}",
@@ -146,6 +148,24 @@ impl NodeConfig {
             ));
         }
         Ok(())
+    }
+}
+
+impl NodeConfig {
+    /// The encoders and heads of a tenant's own.
+    fn validate_rungs(&self, tenant: &TenantConfig) -> Result<(), String> {
+        let name = &tenant.name;
+        let own = [("full", tenant.full.as_ref()), ("light", tenant.light.as_ref().and_then(EncoderConfig::named))];
+        for (key, encoder) in own.into_iter().filter_map(|(key, encoder)| Some((key, encoder?))) {
+            encoder.validate().map_err(|error| format!("tenant \"{name}\": {key}: {error}"))?;
+        }
+        match &tenant.light_head {
+            Some(head) if self.encoder(tenant, Rung::Light).is_none() => Err(format!(
+                "tenant \"{name}\": light_head = \"{}\": there is no light encoder for it; name one in [model.light] or by light",
+                head.display()
+            )),
+            _ => Ok(()),
+        }
     }
 }
 

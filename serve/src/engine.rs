@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use larder_model::{Devices, Encoder};
 use larder_store::Store;
 use tokio::sync::oneshot;
 
@@ -13,10 +12,12 @@ use crate::assemble::AnswerPlan;
 use crate::config::NodeConfig;
 use crate::context::RequestContext;
 use crate::cost::CostModel;
+use crate::encoders::{Encoders, LoadedEncoder};
 use crate::error::{Error, Refusal};
 use crate::metrics::Counters;
 use crate::question::{Admitted, Answer, Question};
 use crate::queue::Queue;
+use crate::rung::Rung;
 use crate::tenant::Tenant;
 
 /// Questions of the warm-up, from short to long, as often as it takes for the cost model to settle.
@@ -31,14 +32,14 @@ const WARM_UP_ROUNDS: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) store: Store,
-    pub(crate) encoder: Encoder,
+    /// Every encoder of the node, once.
+    pub(crate) encoders: Vec<LoadedEncoder>,
     pub(crate) plan: AnswerPlan,
     pub(crate) queue: Arc<Queue>,
     pub(crate) cost: CostModel,
     pub(crate) admission: Admission,
     pub(crate) counters: Arc<Counters>,
     tenants: HashMap<String, Arc<Tenant>>,
-    max_tokens: usize,
     /// Half the default deadline: time that most questions have.
     ordinary_deadline: Duration,
 }
@@ -50,43 +51,42 @@ impl Engine {
             return Err(Error::NoTenant);
         }
         let store = Store::open(&config.store, &config.views)?;
-        let encoder = Devices::open(&config.model)
-            .and_then(|devices| Encoder::load(&config.model.full, &devices))
-            .map_err(|source| Error::Model { context: "the encoder".to_owned(), source })?;
+        let mut encoders = Encoders::open(&config.model)?;
         let plan = AnswerPlan::compile(&store, config)?;
         let mut tenants = HashMap::new();
         for tenant in &config.tenants {
-            let loaded = Tenant::load(tenant, config, &plan, &encoder)?;
+            let loaded = Tenant::load(tenant, config, &plan, &mut encoders)?;
             tracing::info!(tenant = tenant.name, intents = loaded.catalogue.intents.len(), "tenant loaded");
             tenants.insert(tenant.name.clone(), Arc::new(loaded));
         }
         let engine = Engine {
             store,
-            encoder,
+            encoders: encoders.into_loaded(),
             plan,
             queue: Arc::new(Queue::new(config.batcher.clone())),
             cost: CostModel::new(),
             admission: Admission::new(config.admission.clone()),
             counters,
             tenants,
-            max_tokens: config.model.full.max_tokens,
             ordinary_deadline: config.node.default_deadline() / 2,
         };
-        engine.warm_up().map_err(|source| Error::Model { context: "warming the encoder".to_owned(), source })?;
+        engine.warm_up().map_err(|source| Error::Model { context: "warming the encoders".to_owned(), source })?;
         Ok(engine)
     }
 
-    /// Runs the model on questions of several lengths, so that the first customer pays for no page fault and the cost
+    /// Runs every encoder on questions of several lengths, so that the first customer pays for no page fault and the cost
     /// model knows this machine.
     fn warm_up(&self) -> Result<(), larder_model::Error> {
-        for round in 0..WARM_UP_ROUNDS {
-            for text in WARM_UP_TEXTS {
-                let tokens = self.encoder.tokenize(&[text])?;
-                let began = Instant::now();
-                self.encoder.encode(&tokens)?;
-                // The first round pays for what later ones find done.
-                if round > 0 {
-                    self.cost.observe(CostModel::estimate_tokens(text, self.max_tokens), began.elapsed());
+        for LoadedEncoder { encoder, rungs, .. } in &self.encoders {
+            for round in 0..WARM_UP_ROUNDS {
+                for text in WARM_UP_TEXTS {
+                    let tokens = encoder.tokenize(&[text])?;
+                    let began = Instant::now();
+                    encoder.encode(&tokens)?;
+                    // The first round pays for what later ones find done.
+                    if round > 0 && rungs.contains(&Rung::Full) {
+                        self.cost.observe(CostModel::estimate_tokens(text, usize::MAX), began.elapsed());
+                    }
                 }
             }
         }
@@ -104,7 +104,7 @@ impl Engine {
         let tenant = self.tenants.get(context.tenant.as_ref()).cloned();
         let tenant = tenant
             .ok_or_else(|| Refusal::UnknownTenant(format!("tenant \"{}\" is not served here", context.tenant)))?;
-        let estimated_tokens = CostModel::estimate_tokens(&question.text, self.max_tokens);
+        let estimated_tokens = CostModel::estimate_tokens(&question.text, tenant.full.max_tokens);
         let remaining = question.deadline.saturating_duration_since(arrived);
         let permit = self.admission.admit(self.cost.predict(estimated_tokens), remaining).inspect_err(|_| {
             if self.admission.backlog().questions == 0 && remaining >= self.ordinary_deadline {

@@ -16,12 +16,15 @@ mod cost;
 mod batcher;
 mod queue;
 mod pipeline;
+mod rank;
 mod compose;
 mod worker;
 mod assemble;
 mod cell;
 mod render;
 
+mod rung;
+mod encoders;
 mod tenant;
 mod engine;
 mod life;
@@ -45,6 +48,7 @@ pub use context::{Class, RequestContext};
 pub use error::{Error, Refusal};
 pub use identity::{CLASS_HEADER, SESSION_HEADER, TENANT_HEADER, USER_HEADER};
 pub use node::{Node, run};
+pub use rung::Rung;
 pub use warmth::forget_hot_set;
 
 /// The gRPC messages, clients and servers of larder.v1, generated from serve/proto.

@@ -9,9 +9,16 @@ use crate::context::Class;
 use crate::error::Refusal;
 use crate::node::Shared;
 use crate::question::{BatchInfo, Timings};
+use crate::rung::Rung;
 
 /// Questions, by class and outcome ("answered", "handed_over", or the reason of the refusal).
 pub(crate) const QUESTIONS: &str = "larder_questions_total";
+/// Answers, by the rung that made them.
+pub(crate) const ANSWERS: &str = "larder_answers_total";
+/// Batches, or parts of one, that a rung failed to rank, by rung.
+pub(crate) const RUNG_FAILURES: &str = "larder_rung_failures_total";
+/// Bytes of the encoders' weights in memory, by rung; an encoder of two rungs counts for both.
+pub(crate) const ENCODER_BYTES: &str = "larder_encoder_memory_bytes";
 /// Time from a question's arrival to its answer, in seconds.
 pub(crate) const ANSWER_SECONDS: &str = "larder_answer_seconds";
 /// Time in each stage, in seconds, by stage.
@@ -38,6 +45,9 @@ pub(crate) fn describe() {
     larder_model::describe_metrics();
     use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
     describe_counter!(QUESTIONS, Unit::Count, "Questions, by class and outcome.");
+    describe_counter!(ANSWERS, Unit::Count, "Answers, by the rung that made them.");
+    describe_counter!(RUNG_FAILURES, Unit::Count, "Batches, or parts of one, that a rung failed to rank, by rung.");
+    describe_gauge!(ENCODER_BYTES, Unit::Bytes, "Encoder weights in memory, by rung.");
     describe_histogram!(ANSWER_SECONDS, Unit::Seconds, "From a question's arrival to its answer.");
     describe_histogram!(STAGE_SECONDS, Unit::Seconds, "Time in each stage.");
     describe_counter!(BATCHES, Unit::Count, "Batches, by the reason why they closed.");
@@ -62,10 +72,11 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    pub(crate) fn answered(&self, class: Class, handed_over: bool) {
+    pub(crate) fn answered(&self, class: Class, handed_over: bool, rung: Rung) {
         self.answered.fetch_add(1, Ordering::Relaxed);
         let outcome = if handed_over { "handed_over" } else { "answered" };
         metrics::counter!(QUESTIONS, "class" => class.label(), "outcome" => outcome).increment(1);
+        metrics::counter!(ANSWERS, "rung" => rung.label()).increment(1);
     }
 
     pub(crate) fn refused(&self, class: Class, refusal: &Refusal) {
@@ -90,6 +101,10 @@ impl Counters {
 
 pub(crate) fn batch_scored(elapsed: Duration) {
     metrics::histogram!(BATCH_SCORE_SECONDS).record(elapsed);
+}
+
+pub(crate) fn rung_failed(rung: Rung) {
+    metrics::counter!(RUNG_FAILURES, "rung" => rung.label()).increment(1);
 }
 
 pub(crate) fn fetch_failed() {
@@ -121,6 +136,11 @@ pub(crate) fn observe_node(shared: &Shared) {
         let backlog = engine.admission.backlog();
         metrics::gauge!(BACKLOG_QUESTIONS).set(backlog.questions as f64);
         metrics::gauge!(BACKLOG_SECONDS).set(backlog.cost.as_secs_f64());
+        for rung in Rung::ALL {
+            let of_rung = engine.encoders.iter().filter(|loaded| loaded.rungs.contains(&rung));
+            let bytes: usize = of_rung.map(|loaded| loaded.encoder.memory_bytes()).sum();
+            metrics::gauge!(ENCODER_BYTES, "rung" => rung.label()).set(bytes as f64);
+        }
         engine.store.observe();
     }
 }

@@ -262,7 +262,7 @@ impl Shared {
         let class = context.class;
         let outcome = self.wait_for_answer(context, question).await;
         match &outcome {
-            Ok(answer) => self.counters.answered(class, answer.handed_over),
+            Ok(answer) => self.counters.answered(class, answer.handed_over, answer.rung),
             Err(refusal) => self.counters.refused(class, refusal),
         }
         outcome

@@ -1,4 +1,4 @@
-//! The way of a batch through the node: one fetch, one forward, one answer for each question.
+//! The way of a batch through the node: one fetch, one forward of each encoder, one answer for each question.
 //!
 //! Two threads, each a loop over one function. The fetch thread turns a `Batch` into a `Fetched` one (tokens and features);
 //! the score thread turns that into answers. Between them stands a channel of one, so that batch N+1 is fetched while batch
@@ -9,7 +9,6 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use larder_model::{Embeddings, Ranking, Tokens};
 use larder_store::{EntityRef, Fetched};
 
 use crate::compose;
@@ -19,14 +18,15 @@ use crate::life::Life;
 use crate::metrics;
 use crate::question::{Admitted, BatchInfo, Timings};
 use crate::queue::Batch;
-use crate::tenant::Tenant;
+use crate::rank::{Group, Known, rank, tokenize};
+use crate::rung::Rung;
 use crate::worker::spawn;
 
 /// A batch with everything the model needs.
 struct FetchedBatch {
     questions: Vec<Admitted>,
-    /// One text per question, in order.
-    tokens: Tokens,
+    /// The questions by the encoder that reads them, tokenised.
+    groups: Vec<Group>,
     /// None where the store could not be read: the questions are answered without features.
     features: Option<Fetched>,
     /// The row of each question's user in `features`; none for a question of nobody in particular.
@@ -74,30 +74,17 @@ fn run_fetch(engine: &Engine, output: &SyncSender<FetchedBatch>) {
         last_id += 1;
         let info = BatchInfo { id: last_id, size: batch.questions.len(), closed_by: batch.closed_by };
         engine.counters.batch_closed(&info);
-        match fetch(engine, batch, info) {
-            Ok(fetched) => {
-                if output.send(fetched).is_err() {
-                    return;
-                }
-            }
-            // The callers were told.
-            Err(Unusable) => engine.queue.slot_vacated(),
+        if output.send(fetch(engine, batch, info)).is_err() {
+            return;
         }
     }
 }
 
-/// Every question of the batch got its refusal.
-struct Unusable;
-
 /// Tokenises the texts and reads the features of the whole batch at once.
-fn fetch(engine: &Engine, batch: Batch, info: BatchInfo) -> Result<FetchedBatch, Unusable> {
+fn fetch(engine: &Engine, batch: Batch, info: BatchInfo) -> FetchedBatch {
     let now_ms = now_ms();
     let questions = batch.questions;
-    let texts: Vec<&str> = questions.iter().map(|question| question.question.text.as_str()).collect();
-    let tokens = match engine.encoder.tokenize(&texts) {
-        Ok(tokens) => tokens,
-        Err(error) => return Err(refuse_all(questions, "tokenising", &error)),
-    };
+    let groups = tokenize(&questions);
     let tokenized = Instant::now();
 
     let mut rows = Vec::with_capacity(questions.len());
@@ -118,7 +105,7 @@ fn fetch(engine: &Engine, batch: Batch, info: BatchInfo) -> Result<FetchedBatch,
         engine.counters.fetched(&features.stats);
     }
     let clock = StageClock { closed: batch.closed, tokenized, fetched: Instant::now() };
-    Ok(FetchedBatch { questions, tokens, features: features.ok(), rows, now_ms, info, clock })
+    FetchedBatch { questions, groups, features: features.ok(), rows, now_ms, info, clock }
 }
 
 fn run_score(engine: &Engine, input: &Receiver<FetchedBatch>) {
@@ -129,36 +116,31 @@ fn run_score(engine: &Engine, input: &Receiver<FetchedBatch>) {
     }
 }
 
-/// Encodes all questions in one forward, ranks each with its tenant's head and its user's features, and answers.
+/// Ranks all questions, each with its tenant's head and its user's features, and answers.
 fn score(engine: &Engine, batch: FetchedBatch) {
     let began = Instant::now();
     if batch.questions.iter().all(|question| question.is_lost(began)) {
         return;
     }
-    let rankings = match rank(engine, &batch) {
-        Ok(rankings) => rankings,
-        Err(error) => {
-            refuse_all(batch.questions, "encoding", &error);
-            return;
-        }
-    };
+    let FetchedBatch { questions, groups, features, rows, now_ms, info, clock } = batch;
+    let known = Known { questions: &questions, features: features.as_ref(), rows: &rows, now_ms };
+    let ranked = rank(&known, &groups);
     let scored = Instant::now();
-    let tokens = batch.questions.iter().map(|question| question.estimated_tokens).sum();
-    engine.cost.observe(tokens, scored - began);
+    // What a failing encoder took says nothing about the next batch.
+    if ranked.iter().all(|ranked| ranked.as_ref().is_some_and(|ranked| ranked.rung == Rung::Full)) {
+        let tokens = questions.iter().map(|question| question.estimated_tokens).sum();
+        engine.cost.observe(tokens, scored - began);
+    }
     metrics::batch_scored(scored - began);
 
-    let FetchedBatch { questions, features, rows, now_ms, info, clock, tokens } = batch;
-    for (at, (question, ranking)) in questions.into_iter().zip(rankings).enumerate() {
-        let Some(ranking) = ranking else {
+    for (at, (question, ranked)) in questions.into_iter().zip(ranked).enumerate() {
+        let Some(ranked) = ranked else {
             question
                 .finish(Err(Refusal::Internal("the question could not be ranked; the node's log says why".to_owned())));
             continue;
         };
         let render_began = Instant::now();
-        let mut answer = compose::answer(&question, &ranking, features.as_ref(), rows[at], now_ms, info);
-        if tokens.truncated(at) {
-            answer.notes.push("the text is longer than the model reads; its end was not considered".to_owned());
-        }
+        let mut answer = compose::answer(&question, &ranked, features.as_ref(), rows[at], now_ms, info);
         let now = Instant::now();
         answer.timings = Timings {
             queue: clock.closed.saturating_duration_since(question.arrived),
@@ -172,48 +154,6 @@ fn score(engine: &Engine, batch: FetchedBatch) {
         metrics::stages(&answer.timings);
         question.finish(Ok(answer));
     }
-}
-
-/// One forward for the batch, then a ranking tenant by tenant. None for the questions of a tenant whose ranking failed, which
-/// is no other tenant's business.
-fn rank(engine: &Engine, batch: &FetchedBatch) -> Result<Vec<Option<Ranking>>, larder_model::Error> {
-    let embeddings = engine.encoder.encode(&batch.tokens)?;
-    let mut rankings: Vec<Option<Ranking>> = vec![None; batch.questions.len()];
-    let mut waiting: Vec<usize> = (0..batch.questions.len()).collect();
-    while let Some(&first) = waiting.first() {
-        let tenant = &batch.questions[first].tenant;
-        let same = |at: &usize| Arc::ptr_eq(&batch.questions[*at].tenant, tenant);
-        let (members, others): (Vec<usize>, Vec<usize>) = waiting.into_iter().partition(same);
-        match rank_tenant(tenant, &embeddings.select(&members), &members, batch) {
-            Ok(ranked) => members.iter().zip(ranked).for_each(|(at, ranking)| rankings[*at] = Some(ranking)),
-            Err(error) => tracing::error!(tenant = tenant.name, %error, questions = members.len(), "ranking failed"),
-        }
-        waiting = others;
-    }
-    Ok(rankings)
-}
-
-/// Similarity to the tenant's catalogue, together with each user's features, for the questions at `members`.
-fn rank_tenant(
-    tenant: &Tenant,
-    embeddings: &Embeddings,
-    members: &[usize],
-    batch: &FetchedBatch,
-) -> Result<Vec<Ranking>, larder_model::Error> {
-    let mut phi = Vec::with_capacity(members.len() * tenant.layout.encoder().width());
-    for &at in members {
-        let row = batch.features.as_ref().zip(batch.rows[at]);
-        tenant.layout.append_phi(row, batch.now_ms, &mut phi)?;
-    }
-    tenant.head.rank(&tenant.index.best_cosines(embeddings)?, &phi)
-}
-
-fn refuse_all(questions: Vec<Admitted>, stage: &str, error: &larder_model::Error) -> Unusable {
-    tracing::error!(stage, %error, questions = questions.len(), "a batch failed");
-    for question in questions {
-        question.finish(Err(Refusal::Internal(format!("{stage} failed; the node's log says why"))));
-    }
-    Unusable
 }
 
 /// Unix milliseconds UTC.

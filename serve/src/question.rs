@@ -10,6 +10,7 @@ use crate::admission::Permit;
 use crate::batcher::ClosedBy;
 use crate::context::RequestContext;
 use crate::error::Refusal;
+use crate::rung::Rung;
 use crate::tenant::Tenant;
 
 /// A question as it was asked, checked by the wire layer.
@@ -62,6 +63,9 @@ pub(crate) struct Answer {
     pub(crate) confidence: f32,
     pub(crate) handed_over: bool,
     pub(crate) candidates: Vec<Candidate>,
+    pub(crate) rung: Rung,
+    /// Why that one, for a person.
+    pub(crate) rung_reason: &'static str,
     pub(crate) views: Vec<Provenance>,
     pub(crate) notes: Vec<String>,
     pub(crate) timings: Timings,

@@ -118,12 +118,6 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// The batch in the slot came to nothing: all its questions were lost.
-    pub(crate) fn slot_vacated(&self) {
-        self.lock().slot_taken = false;
-        self.changed.notify_all();
-    }
-
     /// Takes nothing new; what waits is still handed out.
     pub(crate) fn drain(&self) {
         let mut state = self.lock();

@@ -1,31 +1,45 @@
-//! One tenant at run time: its catalogue, its ranking head, its templates. Nothing here is shared between tenants.
+//! One tenant at run time: its catalogue, its templates, and what ranks its questions on each rung. Nothing here is shared between tenants
+//! but the encoders, which hold nothing of any tenant.
 
 use larder_model::{Catalogue, CatalogueIndex, Encoder, Head};
 
 use crate::assemble::{AnswerPlan, ServiceLayout};
 use crate::config::{NodeConfig, TenantConfig};
+use crate::encoders::Encoders;
 use crate::error::Error;
 use crate::render::Renderer;
+use crate::rung::Rung;
 
 #[derive(Debug)]
 pub(crate) struct Tenant {
     /// For the log; never for a reply to another tenant.
     pub(crate) name: String,
     pub(crate) catalogue: Catalogue,
-    pub(crate) index: CatalogueIndex,
-    pub(crate) head: Head,
     pub(crate) layout: ServiceLayout,
     pub(crate) renderer: Renderer,
     pub(crate) hand_over: String,
+    pub(crate) full: Ranker,
+    /// None where the tenant has no such rung.
+    pub(crate) light: Option<Ranker>,
+}
+
+/// What ranks a tenant's questions on one rung. Index and head belong to this encoder and to no other.
+#[derive(Debug)]
+pub(crate) struct Ranker {
+    pub(crate) encoder: Encoder,
+    pub(crate) index: CatalogueIndex,
+    pub(crate) head: Head,
+    /// Of a text; what is longer is cut.
+    pub(crate) max_tokens: usize,
 }
 
 impl Tenant {
-    /// Loads what larder.toml names for a tenant and encodes its catalogue.
+    /// Loads what larder.toml names for a tenant and encodes its catalogue for each of its rungs.
     pub(crate) fn load(
         config: &TenantConfig,
         node: &NodeConfig,
         plan: &AnswerPlan,
-        encoder: &Encoder,
+        encoders: &mut Encoders,
     ) -> Result<Tenant, Error> {
         let refuse = |message: String| Error::Catalogue { tenant: config.name.clone(), message };
         let model = |what: &str| {
@@ -39,23 +53,53 @@ impl Tenant {
         let catalogue = Catalogue::load(&config.catalogue).map_err(model("its catalogue"))?;
         let renderer = Renderer::new(&catalogue, &layout.variables(node, service))
             .map_err(|message| refuse(format!("{}: {message}", config.catalogue.display())))?;
-        let head = match &config.head {
-            Some(path) => {
-                Head::load(path, &catalogue, encoder.name(), layout.encoder()).map_err(model("its ranking head"))?
-            }
-            None => Head::similarity_only(&catalogue, encoder.name(), layout.encoder()),
-        };
-        let index =
-            CatalogueIndex::load_or_build(encoder, &catalogue, &node.vectors_file(&config.name), &mut |_, _| {})
-                .map_err(model("encoding its catalogue"))?;
+        let mut ranker = |rung| Ranker::load(config, node, rung, &catalogue, &layout, encoders);
+        let full = ranker(Rung::Full)?.ok_or_else(|| refuse("has no encoder for the rung full".to_owned()))?;
+        let light = ranker(Rung::Light)?;
         Ok(Tenant {
             name: config.name.clone(),
             catalogue,
-            index,
-            head,
             layout,
             renderer,
             hand_over: config.hand_over.clone(),
+            full,
+            light,
         })
+    }
+
+    pub(crate) fn ranker(&self, rung: Rung) -> Option<&Ranker> {
+        match rung {
+            Rung::Full => Some(&self.full),
+            Rung::Light => self.light.as_ref(),
+        }
+    }
+}
+
+impl Ranker {
+    /// None where the tenant has no encoder for the rung.
+    fn load(
+        config: &TenantConfig,
+        node: &NodeConfig,
+        rung: Rung,
+        catalogue: &Catalogue,
+        layout: &ServiceLayout,
+        encoders: &mut Encoders,
+    ) -> Result<Option<Ranker>, Error> {
+        let Some(settings) = node.encoder(config, rung) else { return Ok(None) };
+        let encoder = encoders.get(settings, rung)?;
+        let model = |what: &str| {
+            let context = format!("tenant \"{}\": {what} on the rung {}", config.name, rung.label());
+            move |source| Error::Model { context, source }
+        };
+        let head = match config.head_of(rung) {
+            Some(path) => {
+                Head::load(path, catalogue, encoder.name(), layout.encoder()).map_err(model("its ranking head"))?
+            }
+            None => Head::similarity_only(catalogue, encoder.name(), layout.encoder()),
+        };
+        let vectors = node.vectors_file(&config.name, rung);
+        let index = CatalogueIndex::load_or_build(&encoder, catalogue, &vectors, &mut |_, _| {})
+            .map_err(model("encoding its catalogue"))?;
+        Ok(Some(Ranker { encoder, index, head, max_tokens: settings.max_tokens }))
     }
 }

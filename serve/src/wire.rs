@@ -8,6 +8,7 @@ use tonic::metadata::MetadataMap;
 use crate::config::NodeSection;
 use crate::error::Refusal;
 use crate::question::{Answer, Candidate, Provenance, Question, Timings};
+use crate::rung::Rung;
 use crate::v1;
 
 /// Longest request_id, in bytes.
@@ -90,8 +91,8 @@ pub(crate) fn reply(answer: Answer) -> v1::AnswerReply {
         confidence: answer.confidence,
         handed_over: answer.handed_over,
         candidates: answer.candidates.into_iter().map(candidate).collect(),
-        rung: v1::Rung::Full.into(),
-        rung_reason: "the full model is the only rung of this node".to_owned(),
+        rung: rung(answer.rung).into(),
+        rung_reason: answer.rung_reason.to_owned(),
         views: answer.views.into_iter().map(provenance).collect(),
         notes: answer.notes,
         timings: Some(timings(&answer.timings)),
@@ -118,6 +119,13 @@ pub(crate) fn failure(request_id: String, refusal: &Refusal) -> v1::AnswerStream
 /// An answer inside a stream.
 pub(crate) fn stream_reply(answer: Answer) -> v1::AnswerStreamReply {
     v1::AnswerStreamReply { outcome: Some(v1::answer_stream_reply::Outcome::Reply(reply(answer))) }
+}
+
+pub(crate) fn rung(rung: Rung) -> v1::Rung {
+    match rung {
+        Rung::Full => v1::Rung::Full,
+        Rung::Light => v1::Rung::Light,
+    }
 }
 
 pub(crate) fn status(status: Status) -> v1::Status {

@@ -9,22 +9,24 @@ pub(crate) mod model;
 pub(crate) mod node;
 pub(crate) mod shop;
 pub(crate) mod store;
+pub(crate) mod tiny_encoder;
 
 use std::io::Write;
 use std::path::PathBuf;
 
-/// The folder of the model that the tests run, from LARDER_MODELS or the cache that `larder model get` fills.
+/// The folder of the model that most tests run.
 pub(crate) fn encoder_folder() -> PathBuf {
+    model_folder("minilm-l6")
+}
+
+/// The folder of a model, below LARDER_MODELS or in the cache that `larder model get` fills.
+pub(crate) fn model_folder(name: &str) -> PathBuf {
     let models = std::env::var_os("LARDER_MODELS").map(PathBuf::from).unwrap_or_else(|| {
         let home = std::env::var_os("HOME").expect("HOME or LARDER_MODELS must be set");
         PathBuf::from(home).join(".cache/larder/models")
     });
-    let folder = models.join("minilm-l6");
-    assert!(
-        folder.join("model.safetensors").exists(),
-        "{} is absent: run `larder model get minilm-l6`",
-        folder.display()
-    );
+    let folder = models.join(name);
+    assert!(folder.join("model.safetensors").exists(), "{} is absent: run `larder model get {name}`", folder.display());
     folder
 }
 

@@ -1,6 +1,7 @@
 //! A small shop with all that matters: six intents of which three share their words, thirty users whose newest order
 //! decides between them, and a head trained on labelled questions.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -180,6 +181,10 @@ pub(crate) struct Shop {
     node: String,
     /// Whole sections.
     extra: String,
+    /// Lines of the [model.light] section.
+    light: String,
+    /// Lines of tenants of their own, in place of the usual ones.
+    own: HashMap<&'static str, String>,
     tenants: Vec<TenantSpec>,
 }
 
@@ -202,7 +207,14 @@ impl Shop {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("catalogue.toml"), catalogue_toml()).unwrap();
         std::fs::write(folder.path().join("head.safetensors"), trained_head()).unwrap();
-        Shop { folder, node: String::new(), extra: String::new(), tenants: tenants.to_vec() }
+        Shop {
+            folder,
+            node: String::new(),
+            extra: String::new(),
+            light: "folder = \"\"".to_owned(),
+            own: HashMap::new(),
+            tenants: tenants.to_vec(),
+        }
     }
 
     /// The same with lines of larder.toml of its own, like `[admission]\nmax_questions = 2`.
@@ -215,6 +227,18 @@ impl Shop {
     /// The same with lines of the [node] section of its own.
     pub(crate) fn with_node(mut self, lines: &str) -> Shop {
         self.node = lines.to_owned();
+        self
+    }
+
+    /// The same with a light rung, which has this encoder.
+    pub(crate) fn with_light(mut self, encoder: &Path) -> Shop {
+        self.light = format!("folder = {encoder:?}");
+        self
+    }
+
+    /// The same with other lines for a tenant's catalogue, heads and encoders.
+    pub(crate) fn with_tenant(mut self, tenant: TenantSpec, lines: &str) -> Shop {
+        self.own.insert(tenant.name, lines.to_owned());
         self
     }
 
@@ -232,16 +256,20 @@ impl Shop {
     fn toml(&self) -> String {
         let mut text = format!(
             "[node]\nlisten = \"127.0.0.1:0\"\nmetrics_listen = \"127.0.0.1:0\"\ndefault_deadline_ms = 10000\n{}\n\
-             [model.full]\nfolder = {:?}\n{}\n",
+             [model.full]\nfolder = {:?}\n[model.light]\n{}\n{}\n",
             self.node,
             encoder_folder(),
+            self.light,
             self.extra
         );
         for tenant in &self.tenants {
+            let usual = "catalogue = \"catalogue.toml\"\nhead = \"head.safetensors\"";
             text += &format!(
-                "[[tenant]]\nname = \"{}\"\nid = {}\ncatalogue = \"catalogue.toml\"\nhead = \"head.safetensors\"\n\
+                "[[tenant]]\nname = \"{}\"\nid = {}\n{}\n\
                  service = \"answers\"\nhand_over = \"A colleague will help.\"\n",
-                tenant.name, tenant.id
+                tenant.name,
+                tenant.id,
+                self.own.get(tenant.name).map_or(usual, String::as_str)
             );
         }
         text + VIEWS

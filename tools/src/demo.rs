@@ -9,14 +9,14 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use larder_model::{Catalogue, LabelledQuestion};
-use larder_serve::{NodeConfig, TenantConfig};
+use larder_serve::{NodeConfig, Rung, TenantConfig};
 
 use crate::demo_ask::{Asked, ask_all, node_status, warm};
 use crate::demo_node::NodeProcess;
 use crate::demo_prepare::{prepare_head, prepare_sample, prepare_store};
 use crate::demo_report::Report;
 use crate::files::{absolute, read_json_lines};
-use crate::known_models::{DEFAULT_MODEL, find, models_folder};
+use crate::known_models::{DEFAULT_MODEL, LIGHT_MODEL, find, models_folder};
 use crate::model_get;
 use crate::output::say;
 use crate::sample::{SampleRequest, start_of_today_ms};
@@ -51,6 +51,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let folder = absolute(&arguments.dir)?;
     let models = absolute(&models_folder(arguments.models.as_deref())?)?;
     let encoder = model_get::get(find(DEFAULT_MODEL)?, &models)?.path;
+    let light_encoder = match model_get::get(find(LIGHT_MODEL)?, &models) {
+        Ok(light) => Some(light.path),
+        Err(error) => {
+            eprintln!("{error:#}\nThe demo goes on without the rung light.");
+            None
+        }
+    };
     let request = SampleRequest {
         out: folder.clone(),
         users: arguments.users,
@@ -59,12 +66,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         label_noise: 0.0,
         distractors: 0,
         encoder,
+        light_encoder,
     };
     let sample = prepare_sample(&request)?;
     let config = NodeConfig::load(&folder.join("larder.toml"))?;
     let tenant = config.tenant(TENANT).with_context(|| format!("the config has no tenant {TENANT:?}"))?;
     prepare_store(&config, TENANT, &folder, &sample)?;
-    prepare_head(&config, tenant, &folder)?;
+    for rung in Rung::ALL {
+        prepare_head(&config, tenant, rung, &folder)?;
+    }
 
     let tests: Vec<TestQuestion> = read_json_lines(&folder.join("questions.jsonl"))?;
     let train: Vec<LabelledQuestion> = read_json_lines(&folder.join("train.jsonl"))?;

@@ -1,4 +1,4 @@
-//! What the demo needs before its node can start: encoder weights, a sample shop, its generations and its ranking head.
+//! What the demo needs before its node can start: encoder weights, a sample shop, its generations and its ranking heads.
 //!
 //! Each step is the command's own function, and each is left out when its result from an earlier run is still exactly
 //! what it would make: by checksum, never by date.
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use larder_ingest::BuildLimits;
-use larder_model::{Catalogue, Devices, Encoder, FeatureEncoder, Head, TrainOptions};
-use larder_serve::{NodeConfig, ServiceConfig, TenantConfig};
+use larder_model::{Catalogue, Devices, Encoder, EncoderConfig, FeatureEncoder, Head, TrainOptions};
+use larder_serve::{NodeConfig, Rung, ServiceConfig, TenantConfig};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +24,6 @@ use crate::shop_config::VIEWS;
 const WRONG_ANSWER_COST: f32 = 0.2;
 
 const INGESTED: &str = "ingested.json";
-const TRAINED: &str = "trained.json";
 
 /// The sample shop, written unless the folder holds it already.
 pub(crate) fn prepare_sample(request: &SampleRequest) -> Result<SampleRecord> {
@@ -78,30 +77,31 @@ pub(crate) fn prepare_store(config: &NodeConfig, tenant: &str, folder: &Path, sa
     write_json(&record, &Ingested { generations: live(&mut destination)?, ..wanted })
 }
 
-/// trained.json: what the head was trained from.
+/// trained-full.json, trained-light.json: what the head of a rung was trained from.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Trained {
     inputs_sha256: String,
 }
 
-/// Trains the tenant's ranking head, unless nothing it depends on has changed.
-pub(crate) fn prepare_head(config: &NodeConfig, tenant: &TenantConfig, folder: &Path) -> Result<()> {
-    let head = tenant.head.clone().context("the tenant of the sample has no head in its config")?;
+/// Trains the tenant's ranking head for a rung, unless nothing it depends on has changed or the tenant has no such rung.
+pub(crate) fn prepare_head(config: &NodeConfig, tenant: &TenantConfig, rung: Rung, folder: &Path) -> Result<()> {
+    let Some((encoder, head)) = config.encoder(tenant, rung).zip(tenant.head_of(rung)) else { return Ok(()) };
     let questions = folder.join("train.jsonl");
-    let record = folder.join(TRAINED);
+    let record = folder.join(format!("trained-{}.json", rung.label()));
     let options = TrainOptions { wrong_answer_cost: WRONG_ANSWER_COST, ..TrainOptions::default() };
-    let trained = Trained { inputs_sha256: inputs_sha256(config, tenant, &questions, &options)? };
-    if read_json(&record).as_ref() == Some(&trained) && is_usable(config, tenant, &head)? {
-        eprintln!("head: trained already from this catalogue, these questions and this encoder");
+    let trained = Trained { inputs_sha256: inputs_sha256(config, tenant, encoder, &questions, &options)? };
+    if read_json(&record).as_ref() == Some(&trained) && is_usable(config, tenant, encoder, head)? {
+        let rung = rung.label();
+        eprintln!("head of the rung {rung}: trained already from this catalogue, these questions and this encoder");
         return Ok(());
     }
-    train_head(config, tenant, &questions, &head, &options)?;
+    train_head(config, tenant, rung, &questions, head, &options)?;
     write_json(&record, &trained)
 }
 
 /// Whether a node of this very version would take the head.
-fn is_usable(config: &NodeConfig, tenant: &TenantConfig, head: &Path) -> Result<bool> {
-    let encoder = Encoder::load(&config.model.full, &Devices::open(&config.model)?)?;
+fn is_usable(config: &NodeConfig, tenant: &TenantConfig, encoder: &EncoderConfig, head: &Path) -> Result<bool> {
+    let encoder = Encoder::load(encoder, &Devices::open(&config.model)?)?;
     let features = FeatureEncoder::new(service_of(config, tenant)?.encoded_features())?;
     Ok(Head::load(head, &Catalogue::load(&tenant.catalogue)?, encoder.name(), &features).is_ok())
 }
@@ -113,19 +113,20 @@ fn service_of<'a>(config: &'a NodeConfig, tenant: &TenantConfig) -> Result<&'a S
 fn inputs_sha256(
     config: &NodeConfig,
     tenant: &TenantConfig,
+    encoder: &EncoderConfig,
     questions: &Path,
     options: &TrainOptions,
 ) -> Result<String> {
     let service = service_of(config, tenant)?;
-    let encoder = |file: &str| config.model.full.folder.join(file);
+    let file = |name: &str| encoder.folder.join(name);
     let files: [PathBuf; 5] = [
         tenant.catalogue.clone(),
         questions.to_owned(),
-        encoder("config.json"),
-        encoder("tokenizer.json"),
-        encoder("model.safetensors"),
+        file("config.json"),
+        file("tokenizer.json"),
+        file("model.safetensors"),
     ];
-    let mut inputs = serde_json::to_string(&(env!("CARGO_PKG_VERSION"), options, service))?;
+    let mut inputs = serde_json::to_string(&(env!("CARGO_PKG_VERSION"), options, service, encoder))?;
     for file in &files {
         inputs.push_str(&sha256_file(file)?);
     }

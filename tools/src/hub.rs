@@ -41,7 +41,7 @@ fn download_file(agent: &Agent, hub: &HubSource, file: &ModelFile, folder: &Path
     let url = format!("{HUB}/{}/resolve/{}/{}", hub.repository, hub.revision, file.name);
     let stage = Stage::start(file.name, Unit::Bytes);
     // One byte more than expected tells a file that is too long from one that is right.
-    let mut body = agent.get(&url).call()?.into_body().into_with_config().limit(file.bytes + 1).reader();
+    let mut body = agent.get(&url).call()?.into_body().into_with_config().limit(file.hub.bytes + 1).reader();
     let path = folder.join(file.name);
     let mut out = File::create(&path)?;
     let mut buffer = vec![0; BUFFER_BYTES];
@@ -53,11 +53,11 @@ fn download_file(agent: &Agent, hub: &HubSource, file: &ModelFile, folder: &Path
         }
         out.write_all(&buffer[..n])?;
         received += n as u64;
-        stage.set(received, file.bytes);
+        stage.set(received, file.hub.bytes);
     }
     out.sync_all()?;
     let sha256 = sha256_file(&path)?;
-    ensure!(sha256 == file.hub_sha256, "sha256 is {sha256} and must be {}", file.hub_sha256);
+    ensure!(sha256 == file.hub.sha256, "sha256 is {sha256} and must be {}", file.hub.sha256);
     stage.done(bytes(received));
     Ok(())
 }

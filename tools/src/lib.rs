@@ -20,6 +20,8 @@ mod model_get;
 mod known_models;
 mod hub;
 mod package;
+mod nano_e5;
+mod unigram_file;
 mod model_train;
 mod model_fine_tune;
 

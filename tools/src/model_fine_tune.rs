@@ -1,14 +1,16 @@
 //! `larder model train --fine-tune FOLDER`: fine-tunes the node's encoder on a tenant's texts before the head is trained.
 //!
 //! The encoder of the config stays as it is; the fine-tuned one is a new folder, written when all of the training is done, so that an
-//! interrupted run leaves nothing behind. A node uses it when larder.toml names it, and then for all of its tenants.
+//! interrupted run leaves nothing behind. A node uses it when larder.toml names it, for all of its tenants or for one.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use larder_model::{Catalogue, FineTuneOptions, FineTuneRequest, LabelledQuestion, LabelledText, fine_tune};
-use larder_serve::NodeConfig;
+use larder_model::{
+    Catalogue, EncoderConfig, FineTuneOptions, FineTuneRequest, LabelledQuestion, LabelledText, fine_tune,
+};
+use larder_serve::{NodeConfig, Rung, TenantConfig};
 
 use crate::progress::{Stage, Unit, count};
 
@@ -29,8 +31,14 @@ pub(crate) struct FineTuneArguments {
 }
 
 impl FineTuneArguments {
-    /// The config with the fine-tuned encoder in place of its own; as it is where no fine-tuning is asked for.
-    pub(crate) fn apply(&self, mut config: NodeConfig, tenant: &str, questions: &Path) -> Result<NodeConfig> {
+    /// The config with the fine-tuned encoder in place of the tenant's; as it is where no fine-tuning is asked for.
+    pub(crate) fn apply(
+        &self,
+        mut config: NodeConfig,
+        tenant: &str,
+        rung: Rung,
+        questions: &Path,
+    ) -> Result<NodeConfig> {
         let Some(out) = &self.fine_tune else {
             return Ok(config);
         };
@@ -41,27 +49,43 @@ impl FineTuneArguments {
             threads: config.model.threads,
             ..FineTuneOptions::default()
         };
-        tune(&config, tenant, questions, out, &options)?;
+        let known = config.tenant(tenant).with_context(|| format!("the config has no tenant {tenant:?}"))?;
+        let encoder = config.encoder(known, rung);
+        let encoder = encoder.with_context(|| format!("tenant {tenant:?} has no rung {}", rung.label()))?;
+        tune(known, encoder, questions, out, &options)?;
         eprintln!(
-            "The fine-tuned encoder is {}. Name it as `folder` of [model.full] in larder.toml; the heads of all tenants that share it are to be trained for it.",
-            out.display()
+            "Wrote {}. Name it in larder.toml as `folder` of [model.{}]; all its tenants then need heads trained for it.",
+            out.display(),
+            rung.label()
         );
-        config.model.full.folder.clone_from(out);
+        eprintln!("For this tenant alone: {} = {{ folder = {out:?} }} in its table.", rung.label());
+        let tuned = EncoderConfig { folder: out.clone(), ..encoder.clone() };
+        for tenant in config.tenants.iter_mut().filter(|known| known.name == tenant) {
+            match rung {
+                Rung::Full => tenant.full = Some(tuned.clone()),
+                Rung::Light => tenant.light = Some(tuned.clone()),
+            }
+        }
         Ok(config)
     }
 }
 
-/// Fine-tunes the node's encoder on the examples and questions of one tenant.
-fn tune(config: &NodeConfig, tenant: &str, questions: &Path, out: &Path, options: &FineTuneOptions) -> Result<()> {
+/// Fine-tunes an encoder on the examples and questions of one tenant.
+fn tune(
+    tenant: &TenantConfig,
+    encoder: &EncoderConfig,
+    questions: &Path,
+    out: &Path,
+    options: &FineTuneOptions,
+) -> Result<()> {
     options.validate()?;
-    let tenant = config.tenant(tenant).with_context(|| format!("the config has no tenant {tenant:?}"))?;
     let catalogue = Catalogue::load(&tenant.catalogue)?;
     let mut questions = LabelledQuestion::load(questions)?;
     questions.retain(|question| question.tenant == tenant.name);
     let texts = texts(&catalogue, &questions);
 
     let stage = Stage::start("fine-tuning", Unit::Items);
-    let request = FineTuneRequest { folder: &config.model.full.folder, out, texts: &texts, options };
+    let request = FineTuneRequest { encoder, out, texts: &texts, options };
     let report = fine_tune(request, &mut |progress| stage.set(progress.done as u64, progress.total as u64))?;
     let accuracy = if report.held_out == 0 {
         "nothing held out".to_owned()

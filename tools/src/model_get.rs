@@ -21,7 +21,8 @@ const ABANDONED: Duration = Duration::from_secs(3_600);
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   larder model get minilm-l6
-  larder model get minilm-l6 --dir /srv/models
+  larder model get potion
+  larder model get me5-small --dir /srv/models
   larder model get --list")]
 pub(crate) struct Arguments {
     /// Which model (see --list)
@@ -108,24 +109,31 @@ pub(crate) fn get(model: &KnownModel, models: &Path) -> Result<Obtained> {
     obtained(source)
 }
 
-/// What is wrong with the model's folder; `None` when every file is there and has the checksum of one source.
+/// What is wrong with the model's folder; `None` when every file is there as one of the sources has it.
 fn fault(model: &KnownModel, path: &Path) -> Option<String> {
+    let mut sources = vec![Source::Hub, Source::Package];
     for file in model.files {
         let path = path.join(file.name);
-        match std::fs::metadata(&path) {
+        let bytes = match std::fs::metadata(&path) {
             Err(_) => return Some(format!("{} is missing", file.name)),
-            Ok(metadata) if metadata.len() != file.bytes => {
-                return Some(format!("{} has {} bytes instead of {}", file.name, metadata.len(), file.bytes));
-            }
-            Ok(_) => {}
+            Ok(metadata) => metadata.len(),
+        };
+        if bytes != file.hub.bytes && bytes != file.package.bytes {
+            return Some(format!("{} has {bytes} bytes instead of {}", file.name, file.hub.bytes));
         }
-        match sha256_file(&path) {
-            Ok(sha256) if sha256 == file.hub_sha256 || sha256 == file.package_sha256 => {}
-            Ok(sha256) => return Some(format!("{} has an unknown sha256, {sha256}", file.name)),
+        let sha256 = match sha256_file(&path) {
+            Ok(sha256) => sha256,
             Err(error) => return Some(format!("{error:#}")),
+        };
+        if sha256 != file.hub.sha256 && sha256 != file.package.sha256 {
+            return Some(format!("{} has an unknown sha256, {sha256}", file.name));
         }
+        sources.retain(|source| match source {
+            Source::Hub => sha256 == file.hub.sha256,
+            _ => sha256 == file.package.sha256,
+        });
     }
-    None
+    sources.is_empty().then(|| "its files come from two sources, which do not go together".to_owned())
 }
 
 /// A folder beside the final one, removed unless it is put in place.
@@ -187,33 +195,46 @@ fn remove_abandoned(model: &KnownModel, models: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::known_models::{HubSource, ModelFile, PackageSource};
+    use crate::known_models::{Contents, Fingerprint, HubSource, ModelFile, PackageSource};
 
+    /// Two files, of which the hub has "hub" and the package "hello".
     fn model() -> KnownModel {
-        // sha256 of "hello".
         let sha256 = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
-        let file = ModelFile { name: "config.json", bytes: 5, hub_sha256: "from the hub", package_sha256: sha256 };
+        let package = Fingerprint { bytes: 5, sha256 };
+        let hub = Fingerprint { bytes: 3, sha256: "08d33503ee27d4c13055d0cefec5e730be4ef2e41cd6cfce434936ec1e7c9d4b" };
+        let file = |name| ModelFile { name, hub, package };
         KnownModel {
             name: "test",
             about: "",
             licence: "",
             hub: HubSource { repository: "", revision: "" },
-            package: PackageSource { requirement: "", wheel_sha256: "", folder: "" },
-            files: Box::leak(Box::new([file])),
+            package: PackageSource {
+                requirement: "",
+                wheel_sha256: "",
+                pip_options: &[],
+                contents: Contents::Folder(""),
+            },
+            files: Box::leak(Box::new([file("config.json"), file("tokenizer.json")])),
         }
     }
 
     #[test]
     fn missing_truncated_and_tampered_files_are_faults() {
         let folder = tempfile::tempdir().unwrap();
-        let write = |content| std::fs::write(folder.path().join("config.json"), content).unwrap();
+        let write = |name, content| std::fs::write(folder.path().join(name), content).unwrap();
         let model = model();
         assert!(fault(&model, folder.path()).unwrap().contains("missing"));
-        write("hell");
-        assert!(fault(&model, folder.path()).unwrap().contains("4 bytes instead of 5"));
-        write("Hello");
+        write("tokenizer.json", "hello");
+        write("config.json", "hell");
+        assert!(fault(&model, folder.path()).unwrap().contains("4 bytes instead of 3"));
+        write("config.json", "Hello");
         assert!(fault(&model, folder.path()).unwrap().contains("unknown sha256"));
-        write("hello");
+        write("config.json", "hub");
+        assert!(fault(&model, folder.path()).unwrap().contains("two sources"));
+        write("config.json", "hello");
+        assert_eq!(fault(&model, folder.path()), None);
+        write("config.json", "hub");
+        write("tokenizer.json", "hub");
         assert_eq!(fault(&model, folder.path()), None);
     }
 
@@ -222,7 +243,9 @@ mod tests {
         let models = tempfile::tempdir().unwrap();
         let model = model();
         std::fs::create_dir(models.path().join("test")).unwrap();
-        std::fs::write(models.path().join("test/config.json"), "hello").unwrap();
+        for file in model.files {
+            std::fs::write(models.path().join("test").join(file.name), "hello").unwrap();
+        }
         assert_eq!(get(&model, models.path()).unwrap().source, Source::Present);
     }
 

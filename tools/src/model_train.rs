@@ -11,7 +11,7 @@ use larder_model::{
     Catalogue, CatalogueIndex, Devices, Encoder, FeatureEncoder, Head, LabelledQuestion, TrainOptions, TrainReport,
     TrainRequest, TrainStage,
 };
-use larder_serve::{NodeConfig, TenantConfig};
+use larder_serve::{NodeConfig, Rung, TenantConfig};
 
 use crate::model_fine_tune::FineTuneArguments;
 use crate::output::{print_json, say, table};
@@ -25,6 +25,7 @@ with the features as they were when it was asked, and \"out_of_scope\" as the in
 
 Examples:
   larder model train --config larder.toml --tenant demo --questions train.jsonl
+  larder model train --config larder.toml --tenant demo --questions train.jsonl --rung light
   larder model train --config larder.toml --tenant demo --questions train.jsonl --out /tmp/head.safetensors --json
   larder model train --config larder.toml --tenant demo --questions train.jsonl --fine-tune models/demo-encoder")]
 pub(crate) struct Arguments {
@@ -37,6 +38,9 @@ pub(crate) struct Arguments {
     /// Labelled questions, one JSON object per line
     #[arg(long)]
     questions: PathBuf,
+    /// The rung the head is for
+    #[arg(long, value_parser = rung, default_value = Rung::Full.label())]
+    rung: Rung,
     /// Where to write the head [default: the tenant's head in the config]
     #[arg(long)]
     out: Option<PathBuf>,
@@ -52,15 +56,16 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let config = NodeConfig::load(&arguments.config)?;
-    let config = arguments.fine_tune.apply(config, &arguments.tenant, &arguments.questions)?;
+    let config = arguments.fine_tune.apply(config, &arguments.tenant, arguments.rung, &arguments.questions)?;
     let Some(tenant) = config.tenant(&arguments.tenant) else {
         bail!("{} has no tenant {:?}", arguments.config.display(), arguments.tenant);
     };
-    let Some(out) = arguments.out.as_ref().or(tenant.head.as_ref()) else {
-        bail!("tenant {:?} has no `head` in {}; name a file by --out", tenant.name, arguments.config.display());
+    let Some(out) = arguments.out.as_ref().or(tenant.head_of(arguments.rung)) else {
+        let (rung, config) = (arguments.rung.label(), arguments.config.display());
+        bail!("tenant {:?} has no head for the rung {rung} in {config}; name a file by --out", tenant.name);
     };
     let options = TrainOptions { wrong_answer_cost: arguments.wrong_answer_cost, ..TrainOptions::default() };
-    let report = train_head(&config, tenant, &arguments.questions, out, &options)?;
+    let report = train_head(&config, tenant, arguments.rung, &arguments.questions, out, &options)?;
     if arguments.json {
         return print_json(&report);
     }
@@ -72,10 +77,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// A rung by its name in larder.toml.
+fn rung(name: &str) -> Result<Rung> {
+    Rung::ALL.into_iter().find(|rung| rung.label() == name).context("known are full and light")
+}
+
 /// Trains the head of a tenant from a file of labelled questions and writes it to `out`.
 pub(crate) fn train_head(
     config: &NodeConfig,
     tenant: &TenantConfig,
+    rung: Rung,
     questions: &Path,
     out: &Path,
     options: &TrainOptions,
@@ -88,14 +99,20 @@ pub(crate) fn train_head(
     check_features(&features, &questions)?;
 
     let stage = Stage::start("encoder", Unit::Items);
-    let encoder = Encoder::load(&config.model.full, &Devices::open(&config.model)?)?;
+    let encoder = config.encoder(tenant, rung);
+    let encoder = encoder.with_context(|| format!("tenant {:?} has no rung {}", tenant.name, rung.label()))?;
+    let encoder = Encoder::load(encoder, &Devices::open(&config.model)?)?;
     stage.done(encoder.name());
 
     let stage = Stage::start("catalogue", Unit::Items);
-    let index =
-        CatalogueIndex::load_or_build(&encoder, &catalogue, &config.vectors_file(&tenant.name), &mut |done, total| {
+    let index = CatalogueIndex::load_or_build(
+        &encoder,
+        &catalogue,
+        &config.vectors_file(&tenant.name, rung),
+        &mut |done, total| {
             stage.set(done as u64, total as u64);
-        })?;
+        },
+    )?;
     let examples: usize = catalogue.intents.iter().map(|intent| intent.examples.len()).sum();
     stage.done(format_args!("{} intents, {} examples", catalogue.intents.len(), count(examples as u64)));
 

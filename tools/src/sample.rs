@@ -13,7 +13,7 @@ use larder_serve::NodeConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{absolute, sha256, sha256_file, write_json_lines, write_whole};
-use crate::known_models::{DEFAULT_MODEL, models_folder};
+use crate::known_models::{DEFAULT_MODEL, LIGHT_MODEL, models_folder};
 use crate::output::{print_json, say};
 use crate::progress::{Stage, Unit, bytes, count};
 use crate::shop::{MOST_DISTRACTORS, Shop};
@@ -76,6 +76,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         label_noise: arguments.label_noise,
         distractors: arguments.distractors,
         encoder: models.join(DEFAULT_MODEL),
+        light_encoder: Some(models.join(LIGHT_MODEL)),
     };
     let record = write_sample(&request)?;
     if arguments.json {
@@ -84,9 +85,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let out = request.out.display();
     say!(
         "Wrote {} users, {} orders, {} training and {} test questions to {out}.\n\
-         Next: larder ingest load --config {out}/larder.toml --tenant {TENANT} --view profile {out}/profile.parquet\n      \
+         Next: larder model get {DEFAULT_MODEL} && larder model get {LIGHT_MODEL}\n      \
+         larder ingest load --config {out}/larder.toml --tenant {TENANT} --view profile {out}/profile.parquet\n      \
          larder ingest load --config {out}/larder.toml --tenant {TENANT} --view orders {out}/orders.parquet\n      \
          larder model train --config {out}/larder.toml --tenant {TENANT} --questions {out}/train.jsonl\n      \
+         larder model train --config {out}/larder.toml --tenant {TENANT} --questions {out}/train.jsonl --rung light\n      \
          larder serve --config {out}/larder.toml",
         count(record.users as u64),
         count(record.orders as u64),
@@ -111,8 +114,10 @@ pub struct SampleRequest {
     pub label_noise: f64,
     /// Number of features that mean nothing.
     pub distractors: usize,
-    /// The encoder's folder, for larder.toml.
+    /// The folder of the full rung's encoder, for larder.toml.
     pub encoder: PathBuf,
+    /// That of the light rung's; without one the shop has no such rung.
+    pub light_encoder: Option<PathBuf>,
 }
 
 /// sample.json: what a folder was made from, and what was written.
@@ -125,6 +130,8 @@ pub struct SampleRecord {
     label_noise: f64,
     distractors: usize,
     encoder: PathBuf,
+    #[serde(default)]
+    light_encoder: Option<PathBuf>,
     /// Checksum of the texts that are compiled into the command.
     texts_sha256: String,
     orders: usize,
@@ -211,7 +218,9 @@ pub fn write_sample(request: &SampleRequest) -> Result<SampleRecord> {
 
     let stage = Stage::start("questions", Unit::Items);
     write_editable(out, CATALOGUE_FILE, CATALOGUE, &mut record)?;
-    write_editable(out, CONFIG, &larder_toml(&absolute(&request.encoder)?, request.distractors), &mut record)?;
+    let light_encoder = request.light_encoder.as_deref().map(absolute).transpose()?;
+    let config = larder_toml(&absolute(&request.encoder)?, light_encoder.as_deref(), request.distractors);
+    write_editable(out, CONFIG, &config, &mut record)?;
     let features = encoded_features(&out.join(CONFIG))?;
     let Questions { mut train, test, ambiguous } =
         ask(&QuestionTexts::parse(QUESTIONS)?, &shop, &features, request.seed, request.now_ms)?;
@@ -268,7 +277,8 @@ fn encoded_features(config: &Path) -> Result<Vec<String>> {
 }
 
 fn new_record(request: &SampleRequest) -> Result<SampleRecord> {
-    let texts = [CATALOGUE, QUESTIONS, &larder_toml(&request.encoder, request.distractors)].concat();
+    let config = larder_toml(&request.encoder, request.light_encoder.as_deref(), request.distractors);
+    let texts = [CATALOGUE, QUESTIONS, &config].concat();
     Ok(SampleRecord {
         format: FORMAT,
         users: request.users,
@@ -277,6 +287,7 @@ fn new_record(request: &SampleRequest) -> Result<SampleRecord> {
         label_noise: request.label_noise,
         distractors: request.distractors,
         encoder: request.encoder.clone(),
+        light_encoder: request.light_encoder.clone(),
         texts_sha256: sha256(texts.as_bytes())?,
         orders: 0,
         train_questions: 0,
@@ -314,6 +325,7 @@ mod tests {
             label_noise: 0.0,
             distractors: 0,
             encoder: PathBuf::from("/models/minilm-l6"),
+            light_encoder: Some(PathBuf::from("/models/potion")),
         }
     }
 

@@ -12,9 +12,10 @@ pub(crate) const TENANT: &str = "demo";
 /// The shop's views, and the Parquet file each one is built from.
 pub(crate) const VIEWS: [(&str, &str); 2] = [("profile", "profile.parquet"), ("orders", "orders.parquet")];
 
-/// The text of larder.toml, with the folder of the encoder filled in and so many features that mean nothing.
-pub(crate) fn larder_toml(encoder: &Path, distractors: usize) -> String {
-    let encoder = toml::Value::String(encoder.display().to_string()).to_string();
+/// The text of larder.toml, with the folders of the encoders filled in and so many features that mean nothing.
+pub(crate) fn larder_toml(encoder: &Path, light_encoder: Option<&Path>, distractors: usize) -> String {
+    let quoted = |folder: &Path| toml::Value::String(folder.display().to_string()).to_string();
+    let light_head = if light_encoder.is_some() { LIGHT_HEAD } else { "" };
     let values = DISTRACTOR_VALUES.map(|value| format!("{value:?}")).join(", ");
     let line = |text: fn(&str, &str) -> String| -> String {
         (1..=distractors).map(|number| text(&distractor(number), &values)).collect()
@@ -23,10 +24,14 @@ pub(crate) fn larder_toml(encoder: &Path, distractors: usize) -> String {
     let encodings =
         line(|name, values| format!("  {{ feature = \"profile:{name}\", encode = {{ one_hot = [{values}] }} }},\n"));
     TEMPLATE
-        .replace("{encoder}", &encoder)
+        .replace("{encoder}", &quoted(encoder))
+        .replace("{light_encoder}", &quoted(light_encoder.unwrap_or(Path::new(""))))
+        .replace("{light_head}", light_head)
         .replace("{distractors}\n", &features)
         .replace("{encoded distractors}\n", &encodings)
 }
+
+const LIGHT_HEAD: &str = "light_head = \"light-head.safetensors\"\n";
 
 const TEMPLATE: &str = r#"# The sample shop, written by `larder sample`. Relative paths are relative to the folder of this file.
 
@@ -38,12 +43,15 @@ hot_capacity_mib = 256
 [model.full]
 folder = {encoder}
 
+[model.light]
+folder = {light_encoder}
+
 [[tenant]]
 name = "demo"
 id = 1
 catalogue = "catalogue.toml"
 head = "head.safetensors"
-service = "answers"
+{light_head}service = "answers"
 
 # One row per user.
 [[view]]
@@ -126,20 +134,29 @@ mod tests {
     use std::path::Path;
 
     use larder_model::{EncodedFeature, Encoding};
-    use larder_serve::NodeConfig;
+    use larder_serve::{NodeConfig, Rung};
 
     use super::*;
     use crate::shop::Shop;
 
     fn config() -> NodeConfig {
-        NodeConfig::parse(&larder_toml(Path::new("models/with \"quotes\""), 5)).unwrap()
+        parse(Some(Path::new("models/light")))
+    }
+
+    fn parse(light_encoder: Option<&Path>) -> NodeConfig {
+        NodeConfig::parse(&larder_toml(Path::new("models/with \"quotes\""), light_encoder, 5)).unwrap()
     }
 
     #[test]
     fn the_text_is_a_valid_config() {
         let config = config();
         assert_eq!(config.model.full.folder, Path::new("models/with \"quotes\""));
-        assert!(config.tenant(TENANT).is_some());
+        let light = |config: &NodeConfig| {
+            let tenant = config.tenant(TENANT).unwrap();
+            (config.encoder(tenant, Rung::Light).map(|encoder| encoder.folder.clone()), tenant.light_head.is_some())
+        };
+        assert_eq!(light(&config), (Some("models/light".into()), true));
+        assert_eq!(light(&parse(None)), (None, false));
         for (view, _) in VIEWS {
             assert!(config.view(view).is_some(), "{view}");
         }

@@ -87,6 +87,7 @@ impl<S: Simd, const V: usize> Panel<S, V> for Strided<'_> {
 }
 
 /// `R` rows times a panel of `V` vectors: every sum runs over the depth in order.
+#[expect(clippy::needless_range_loop, reason = "sums stay in registers only where every index is a constant")]
 #[inline(always)]
 pub(super) fn tile<S: Simd, const R: usize, const V: usize>(
     simd: S,
