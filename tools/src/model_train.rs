@@ -13,6 +13,7 @@ use larder_model::{
 };
 use larder_serve::{NodeConfig, Rung, TenantConfig};
 
+use crate::model_fine_tune::FineTuneArguments;
 use crate::output::{print_json, say, table};
 use crate::progress::{Stage, Unit, count};
 
@@ -25,7 +26,8 @@ with the features as they were when it was asked, and \"out_of_scope\" as the in
 Examples:
   larder model train --config larder.toml --tenant demo --questions train.jsonl
   larder model train --config larder.toml --tenant demo --questions train.jsonl --rung light
-  larder model train --config larder.toml --tenant demo --questions train.jsonl --out /tmp/head.safetensors --json")]
+  larder model train --config larder.toml --tenant demo --questions train.jsonl --out /tmp/head.safetensors --json
+  larder model train --config larder.toml --tenant demo --questions train.jsonl --fine-tune models/demo-encoder")]
 pub(crate) struct Arguments {
     /// The node's configuration
     #[arg(long, default_value = "larder.toml")]
@@ -45,6 +47,8 @@ pub(crate) struct Arguments {
     /// What a wrong answer costs where a right one counts 1 and a needless hand-over 0; more means more hand-overs
     #[arg(long, default_value_t = TrainOptions::default().wrong_answer_cost)]
     wrong_answer_cost: f32,
+    #[command(flatten)]
+    fine_tune: FineTuneArguments,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -52,6 +56,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let config = NodeConfig::load(&arguments.config)?;
+    let config = arguments.fine_tune.apply(config, &arguments.tenant, arguments.rung, &arguments.questions)?;
     let Some(tenant) = config.tenant(&arguments.tenant) else {
         bail!("{} has no tenant {:?}", arguments.config.display(), arguments.tenant);
     };
