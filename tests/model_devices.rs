@@ -273,13 +273,13 @@ fn a_job_that_fails_everywhere_leaves_the_cpu_in_its_place() {
 }
 
 /// Questions asked of a node whose device breaks sooner or later.
-const QUESTIONS: usize = 600;
+const QUESTIONS: usize = 4000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_answers_on_when_a_device_breaks() {
     let shop = Shop::new(&[DEMO]);
     let mut node = TestNode::bind(&shop).await;
-    let devices = vec![Rehearsal::Cpu { threads: 1, flaw: flawed(FlawKind::Panic, 25) }, cpu()];
+    let devices = vec![Rehearsal::Cpu { threads: 1, flaw: flawed(FlawKind::Panic, 8) }, cpu()];
     node.node.warm_on(move |config| Devices::rehearse(config, devices)).await.unwrap();
     let mut admin = AdminClient::new(node.channel.clone());
     let mut asked = 0;
