@@ -13,7 +13,7 @@ use rocksdb::{Options, SstFileWriter};
 use serde::{Deserialize, Serialize};
 
 use crate::cold;
-use crate::cold_writer::ColdWriter;
+use crate::cold::writer::ColdWriter;
 use crate::encode::{ElementKeys, EncodedRows, RowColumns, Unencodable};
 use crate::files;
 use crate::key;
