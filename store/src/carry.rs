@@ -4,9 +4,9 @@
 use crate::Error;
 use crate::generation::Generation;
 use crate::hot::Filling;
-use crate::hot_row::HotRow;
+use crate::hot::row::HotRow;
 use crate::key::{self, GenerationId, PREFIX_BYTES};
-use crate::lookup::{Rows, Value, damaged_row};
+use crate::lookup::{Stored, Value, damaged_row};
 use crate::plan::View;
 use crate::store::Inner;
 
@@ -46,7 +46,7 @@ pub(crate) fn make_hot(inner: &Inner, view: &View, to: &Generation, new_keys: Ve
             true => snapshot.read_live(&[&key::live_key(&new_key)])?.pop().flatten(),
             false => None,
         };
-        let rows = Rows { base: base.map(Value::Pinned), live: live.map(Value::Pinned) };
+        let rows = Stored { base: base.map(Value::Pinned), live: live.map(Value::Pinned) };
         let damaged = |damaged| damaged_row(&snapshot, view, damaged);
         // What lies cold is not waited for; it becomes hot when it is asked for.
         if rows.base.is_none()

@@ -1,6 +1,21 @@
 //! The cold tier of a store: a folder of Parquet files, each of one generation, named by the records of meta and by nothing else. A file that no
 //! record names is deleted when the store is opened, so the folder knows to which store it belongs.
 
+pub(crate) mod lookup;
+mod call;
+pub(crate) mod directory;
+pub(crate) mod file;
+mod format;
+mod layout;
+mod page;
+pub(crate) mod pool;
+mod queue;
+pub(crate) mod scan;
+mod tail;
+#[cfg(test)]
+pub(crate) mod test_files;
+pub(crate) mod writer;
+
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
@@ -10,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::Error;
-use crate::cold_file::ColdFile;
+use crate::cold::file::ColdFile;
 use crate::files;
 use crate::key::GenerationId;
 use crate::manifest::{Manifest, ManifestFile};

@@ -19,7 +19,7 @@ use crate::view::{ViewConfig, ViewKind};
 
 /// The snapshot that live changes meet.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Published<'a> {
+pub(crate) struct Baseline<'a> {
     /// The time whose state it shows; `None` where no generation is live.
     as_of_ms: Option<i64>,
     /// The schema of its rows.
@@ -30,11 +30,11 @@ pub(crate) struct Published<'a> {
     erased_ms: Option<i64>,
 }
 
-impl<'a> Published<'a> {
-    pub(crate) fn new(view: &'a View, generation: Option<&'a Generation>, erased_ms: Option<i64>) -> Published<'a> {
+impl<'a> Baseline<'a> {
+    pub(crate) fn new(view: &'a View, generation: Option<&'a Generation>, erased_ms: Option<i64>) -> Baseline<'a> {
         let schema = generation.map_or(&view.schema, |generation| &generation.schema);
         let element_key = view.config.element_key.as_deref();
-        Published {
+        Baseline {
             as_of_ms: generation.map(|generation| generation.manifest.as_of_ms),
             element: element_key.and_then(|name| schema.stored_as(&view.schema, name)),
             schema,
@@ -65,7 +65,7 @@ impl<'a> Published<'a> {
 /// The value that stands for an entity: `base` as it is where no change counts, nothing where all is deleted.
 pub(crate) fn combine<'a>(
     view: &ViewConfig,
-    snapshot: Published<'_>,
+    snapshot: Baseline<'_>,
     base: Option<&'a [u8]>,
     delta: &'a [u8],
 ) -> Result<Option<Cow<'a, [u8]>>, Damaged> {
@@ -86,7 +86,7 @@ pub(crate) fn need_no_snapshot(view: &ViewConfig, generation: &Generation, delta
 }
 
 fn latest<'a>(
-    snapshot: Published<'_>,
+    snapshot: Baseline<'_>,
     base: Option<&'a [u8]>,
     delta: &Delta<'a>,
 ) -> Result<Option<Cow<'a, [u8]>>, Damaged> {
@@ -97,7 +97,7 @@ fn latest<'a>(
 
 fn last_n<'a>(
     view: &ViewConfig,
-    snapshot: Published<'_>,
+    snapshot: Baseline<'_>,
     base: Option<&'a [u8]>,
     delta: &Delta<'a>,
 ) -> Result<Option<Cow<'a, [u8]>>, Damaged> {

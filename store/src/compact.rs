@@ -6,28 +6,20 @@
 //! top of the one it changes; the next start, or the next call, compacts it before anything is counted. Nothing is compacted while a fetch
 //! still sees the rows as they were: RocksDB would keep them.
 
+mod cold;
+
 use std::collections::BTreeMap;
-use std::fs;
 use std::ops::Bound;
-use std::path::PathBuf;
-use std::sync::Arc;
 
 use rocksdb::WriteBatch;
 
 use crate::Error;
-use crate::cold::ColdPart;
-use crate::cold_scan::ColdRow;
-use crate::cold_writer::ColdWriter;
 use crate::delta::Delta;
 use crate::elements::{self, Elements};
 use crate::erasure::{Erasure, ErasureRecord};
-use crate::files;
-use crate::generation::{Generation, Pair};
 use crate::key::{self, PREFIX_BYTES};
 use crate::live::{Touched, read_key, tell_hot};
-use crate::manifest::ManifestFile;
 use crate::meta::{self, MetaRecord};
-use crate::publish;
 use crate::replace;
 use crate::row::{Damaged, event_time_ms};
 use crate::staging;
@@ -85,7 +77,7 @@ pub(crate) fn compact_erased(inner: &Inner) -> Result<Compacted, Error> {
             compact_generations(inner, view, tenant, &files, &mut compacted)?;
         }
     }
-    compact_cold(inner, &mut compacted)?;
+    cold::compact(inner, &mut compacted)?;
     // Logs know no entities; what their owners removed goes with the rest.
     inner.warm.compact_log()?;
     // The log still holds what was written live; it goes when everything in it has reached a file.
@@ -205,127 +197,6 @@ fn find_erased(
     Ok(erased)
 }
 
-/// Rewrites the cold files that hold erased entities: a new file is written beside the old one, the record names it, and then the old one goes
-/// with its last reader.
-fn compact_cold(inner: &Inner, compacted: &mut Compacted) -> Result<(), Error> {
-    let mut gone = Vec::new();
-    for (view, tenant) in inner.generations.load().views() {
-        if !inner.erasures.has(tenant) {
-            continue;
-        }
-        let pair = || inner.generations.load().pair(view, tenant).cloned();
-        // The table follows the record after each generation, so that a failure of the next leaves them alike.
-        if let Some(pair) = pair() {
-            let live = compact_cold_of(inner, &pair.live, compacted, &mut gone)?;
-            publish::swap(inner, Pair { live, ..pair });
-        }
-        if let Some(pair) = pair()
-            && let Some(previous) = &pair.previous
-        {
-            let previous = Some(compact_cold_of(inner, previous, compacted, &mut gone)?);
-            publish::swap(inner, Pair { previous, ..pair });
-        }
-    }
-    inner.warm.wait_until(|| Ok(!gone.iter().any(|path| path.exists())))
-}
-
-/// The generation as it is afterwards: itself, where none of its files had to be rewritten.
-fn compact_cold_of(
-    inner: &Inner,
-    generation: &Arc<Generation>,
-    compacted: &mut Compacted,
-    gone: &mut Vec<PathBuf>,
-) -> Result<Arc<Generation>, Error> {
-    let manifest = &generation.manifest;
-    let mut described = Vec::with_capacity(generation.cold.len());
-    let mut old = Vec::new();
-    for part in &generation.cold {
-        match rewrite_cold(inner, generation, part, compacted)? {
-            None => described.push(part.described.clone()),
-            Some(rewritten) => {
-                described.extend(rewritten);
-                old.push(part);
-            }
-        }
-    }
-    if old.is_empty() {
-        return Ok(Arc::clone(generation));
-    }
-    let Some(mut record) = MetaRecord::read(&inner.warm, manifest.view_id, manifest.tenant)? else {
-        return Ok(Arc::clone(generation));
-    };
-    let parts = inner.cold_folder.open_parts(manifest, &described)?;
-    record.rewritten_cold.insert(manifest.generation, described);
-    record.write(&inner.warm)?;
-    for part in &old {
-        part.retire();
-        gone.push(part.file.path().to_path_buf());
-    }
-    compacted.files += old.len() as u64;
-    Ok(Generation::new(manifest.clone(), parts, &inner.warm))
-}
-
-/// Writes a cold file anew without what is erased; `Some(None)` when nothing is left of it, `None` when nothing in it is erased.
-fn rewrite_cold(
-    inner: &Inner,
-    generation: &Generation,
-    part: &ColdPart,
-    compacted: &mut Compacted,
-) -> Result<Option<Option<ManifestFile>>, Error> {
-    let (tenant, kind) = (generation.manifest.tenant, generation.manifest.schema.kind);
-    let erased_of = |row: &ColdRow| {
-        let erased_ms = inner.erasures.erased_ms(tenant, &row.entity)?;
-        Some(left(kind, &row.value, erased_ms))
-    };
-    let damaged = |damaged: Damaged| Error::damaged(part.file.path(), format!("the row of an entity: {}", damaged.0));
-    let mut changes = false;
-    for row in part.file.scan() {
-        let row = row?;
-        if let Some(left) = erased_of(&row) {
-            changes |= left.map_err(damaged)?.as_deref() != Some(&*row.value);
-        }
-    }
-    if !changes {
-        return Ok(None);
-    }
-    let name = next_name(&part.described.name);
-    let path = inner.cold_folder.place(&generation.manifest, &name);
-    // What a call that failed left; no record names it.
-    if path.exists() {
-        fs::remove_file(&path).map_err(Error::disk("delete", &path))?;
-    }
-    let mut writer = ColdWriter::create(&path, part.file.owner())?;
-    let mut entities = 0u64;
-    for row in part.file.scan() {
-        let row = row?;
-        let kept = match erased_of(&row) {
-            None => Some(row.value.to_vec()),
-            Some(left) => left.map_err(damaged)?,
-        };
-        compacted.rows += u64::from(kept.as_deref() != Some(&*row.value));
-        if let Some(value) = kept {
-            writer.append(&row.entity, row.event_time_ms, &value)?;
-            entities += 1;
-        }
-    }
-    if entities == 0 {
-        drop(writer);
-        fs::remove_file(&path).map_err(Error::disk("delete", &path))?;
-        return Ok(Some(None));
-    }
-    writer.finish()?;
-    let (bytes, crc32) = files::sync_and_sum(&path)?;
-    path.parent().map_or(Ok(()), files::sync_dir)?;
-    Ok(Some(Some(ManifestFile { name, bytes, entities, crc32 })))
-}
-
-/// The name of a file that is rewritten: `000001.parquet`, `000001-1.parquet`, `000001-2.parquet`.
-fn next_name(name: &str) -> String {
-    let stem = name.strip_suffix(".parquet").unwrap_or(name);
-    let (number, times) = stem.split_once('-').unwrap_or((stem, "0"));
-    format!("{number}-{}.parquet", times.parse::<u32>().unwrap_or(0) + 1)
-}
-
 /// What an erasure leaves of a value.
 pub(crate) fn left(kind: ViewKind, value: &[u8], erased_ms: i64) -> Result<Left, Damaged> {
     match kind {
@@ -356,6 +227,7 @@ mod tests {
     use super::*;
     use crate::test_rows::{points_rows, publish_points, view};
     use crate::{Store, StoreConfig, Write, WriteKind};
+    use std::fs;
 
     /// Whether a text is in a file of rows.
     fn stored(folder: &std::path::Path, text: &str) -> bool {

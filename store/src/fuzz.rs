@@ -15,16 +15,16 @@ use arrow::array::{
 };
 use arrow::datatypes::Float32Type;
 
-use crate::cold_directory::{Directory, PageEntry};
-use crate::cold_file::{ColdFile, ColdReads};
-use crate::cold_test_files;
+use crate::cold::directory::{Directory, PageEntry};
+use crate::cold::file::{ColdFile, ColdReads};
+use crate::cold::test_files as cold_test_files;
 use crate::columns::{Rows, column};
 use crate::delta::{self, Change, Delta};
 use crate::elements::{self, Elements};
 use crate::encode::{EncodedRows, RowColumns};
 use crate::erasure::Erasure;
 use crate::hot_set::{self, Blocks, Fault, HotSetEntry};
-use crate::log_rows::{self, DedupMark, Entry, Head, LogKey};
+use crate::log::rows::{self as log_rows, DedupMark, Entry, Head, LogKey};
 use crate::manifest::{Manifest, ManifestFile};
 use crate::meta::{MetaRecord, Records};
 use crate::mutate::fuzz;

@@ -11,14 +11,18 @@
 //! its acknowledgement, notes the new time on each key's stripe and drops the key's entries. What a fetch wants to insert is dropped
 //! when its key's stripe has been written since. Time to live and erasure are not this tier's business; they are checked at every read.
 
+mod fill;
+pub(crate) mod row;
+mod shard;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::StoreConfig;
-use crate::fill::Filler;
-use crate::hot_row::HotRow;
-use crate::hot_shard::{HashedKey, Shard, stripe};
+use crate::hot::fill::Filler;
+use crate::hot::row::HotRow;
+use crate::hot::shard::{HashedKey, Shard, stripe};
 
 /// Rows read from the database at one time.
 #[derive(Debug)]
@@ -246,7 +250,7 @@ pub(crate) fn test_hash(key: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hot_row::ENTRY_OVERHEAD_BYTES;
+    use crate::hot::row::ENTRY_OVERHEAD_BYTES;
 
     fn hot(mib: u64) -> Shards {
         Shards::new(&StoreConfig { hot_capacity_mib: mib, hot_shards: 4, ..StoreConfig::default() }, 1)

@@ -68,31 +68,15 @@ mod plan;
 mod batch;
 mod lookup;
 mod hot;
-mod hot_shard;
-mod hot_row;
 mod hot_set;
-mod fill;
 mod readers;
 mod warm;
 mod cold;
-mod cold_lookup;
 mod active;
 mod wal;
 mod live;
-mod live_filter;
 mod delta;
 mod combine;
-mod cold_pool;
-mod cold_call;
-mod cold_queue;
-mod cold_file;
-mod cold_scan;
-mod cold_tail;
-mod cold_directory;
-mod cold_page;
-mod cold_format;
-mod cold_layout;
-mod cold_writer;
 mod decode;
 mod columns;
 mod fetched;
@@ -111,10 +95,6 @@ mod writer;
 mod placement;
 mod merge;
 mod log;
-mod log_append;
-mod log_read;
-mod log_rows;
-mod log_family;
 mod key;
 mod schema;
 mod row;
@@ -125,13 +105,9 @@ mod metrics;
 mod observe;
 mod error;
 #[cfg(test)]
-mod cold_test_files;
-#[cfg(test)]
 mod fuzz;
 #[cfg(test)]
 mod mutate;
-#[cfg(test)]
-mod log_model;
 #[cfg(test)]
 mod never_stale;
 #[cfg(test)]
@@ -147,9 +123,9 @@ pub use hot::HotUsage;
 pub use hot_set::{HotSet, HotSetEntry, MAX_HOT_SET_BYTES, MAX_HOT_SET_ENTRIES, read_hot_set, write_hot_set};
 pub use key::MAX_ENTITY_BYTES;
 pub use live::{MAX_AHEAD_MS, MAX_WRITE_BYTES, MAX_WRITE_ROWS, Write, WriteKind, Written};
+pub use log::append::{LogAppend, LogEntry, MAX_LOG_APPEND_BYTES, MAX_LOG_DEDUP_BYTES};
+pub use log::read::{LogRecord, MAX_LOG_READ_BYTES};
 pub use log::{Log, LogConfig, MAX_LOG_ENTRIES, MAX_LOG_ENTRY_BYTES, MAX_LOG_KEY_BYTES};
-pub use log_append::{LogAppend, LogEntry, MAX_LOG_APPEND_BYTES, MAX_LOG_DEDUP_BYTES};
-pub use log_read::{LogRecord, MAX_LOG_READ_BYTES};
 pub use lookup::MAX_FETCH_BYTES;
 pub use manifest::{MANIFEST_FILE, Manifest, ManifestFile, StoredSchema};
 pub use metrics::{ROW_AGE_BUCKETS, ROW_AGE_SECONDS, describe_metrics};

@@ -6,18 +6,25 @@
 //! whole or not at all. A log is no message broker: nobody is notified, and a worker that wants each entry once brings its own
 //! idempotence ([`LogEntry::dedup`](crate::LogEntry::dedup)).
 
+pub(crate) mod append;
+pub(crate) mod family;
+#[cfg(test)]
+pub(crate) mod model;
+pub(crate) mod read;
+pub(crate) mod rows;
+
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::log_family::LogBatch;
-use crate::log_rows::{Entry, Head, LOG_FORMAT, LogKey, decode_declaration, encode_declaration};
+use crate::Error;
+use crate::log::family::LogBatch;
+use crate::log::rows::{Entry, Head, LOG_FORMAT, LogKey, decode_declaration, encode_declaration};
 use crate::row::Damaged;
 use crate::store::Store;
 use crate::view::{MAX_NAME_BYTES, TenantId};
 use crate::warm::Warm;
-use crate::{Error, log_rows};
 
 /// Most entries that a log may keep for one key.
 pub const MAX_LOG_ENTRIES: u32 = 1 << 20;
@@ -194,14 +201,14 @@ impl Log {
     /// [`Error::FixRequest`] for a time out of range, [`Error::FreeSpace`], [`Error::RestartStore`], [`Error::RestoreStore`].
     pub fn keys(&self, tenant: TenantId, after: Option<&str>, limit: usize, now_ms: i64) -> Result<Vec<String>, Error> {
         self.check_time(now_ms)?;
-        let prefix = log_rows::tenant_prefix(self.config.id, tenant);
+        let prefix = rows::tenant_prefix(self.config.id, tenant);
         let mut rows = self.store.0.warm.scan_log()?;
         let mut keys = Vec::new();
         let mut from = after.map_or(prefix.to_vec(), |key| LogKey::new(self.config.id, tenant, key).end());
         while keys.len() < limit {
             let Some((row, value)) = rows.seek(&from)? else { break };
             let Some(row) = row.strip_prefix(&prefix) else { break };
-            let key = log_rows::key_of_head(row).map_err(|damaged| self.damaged(damaged))?;
+            let key = rows::key_of_head(row).map_err(|damaged| self.damaged(damaged))?;
             let head = Head::decode(value).map_err(|damaged| self.damaged(damaged))?;
             from = LogKey::new(self.config.id, tenant, &key).end();
             if head.first < head.next && now_ms < head.expires_at_ms {
@@ -284,7 +291,7 @@ impl LogLocks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log_model::{NOW_MS, entries, open, payloads, turns};
+    use crate::log::model::{NOW_MS, entries, open, payloads, turns};
 
     const SHOP: TenantId = TenantId(1);
 

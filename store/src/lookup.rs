@@ -8,13 +8,13 @@ use std::time::Instant;
 
 use crate::Error;
 use crate::batch::Batch;
-use crate::cold_lookup::{ColdKey, ColdRow, ColdTier};
-use crate::combine::{self, Published};
+use crate::cold::lookup::{ColdFinding, ColdKey, ColdTier};
+use crate::combine::{self, Baseline};
 use crate::fetched::{FetchStats, Tier};
 use crate::generation::Generation;
+use crate::hot::row::HotRow;
 use crate::hot::{Clock, Filling, Hot};
-use crate::hot_row::HotRow;
-use crate::live_filter::LiveFilter;
+use crate::live::LiveFilter;
 use crate::plan::{Plan, View};
 use crate::readers::Readers;
 use crate::row::Damaged;
@@ -176,7 +176,7 @@ fn read_misses<'a>(
             // Nothing is published and nothing written: known without a read, so not worth a place in the hot tier.
             continue;
         }
-        let rows = Rows {
+        let rows = Stored {
             base: base.and_then(|(_, row)| row).map(Value::Pinned),
             live: live.and_then(|(_, changes)| changes).map(Value::Pinned),
         };
@@ -220,11 +220,11 @@ fn read_misses<'a>(
         let (rows, arrived) = reading.cold.look_up(cold, reading.read_at, reading.deadline, stats);
         rows_to_hot.extend(arrived);
         for (position, row) in rows {
-            let in_time = matches!(row, ColdRow::Found(_));
+            let in_time = matches!(row, ColdFinding::Found(_));
             stats.not_in_time += u64::from(!in_time);
             let value = match row {
-                ColdRow::Found(found) => found.map(Value::Shared),
-                ColdRow::NotInTime => None,
+                ColdFinding::Found(found) => found.map(Value::Shared),
+                ColdFinding::NotInTime => None,
             };
             let tier = if value.is_some() { Tier::Cold } else { Tier::None };
             stats.cold_hits += u64::from(value.is_some());
@@ -251,14 +251,14 @@ fn read_live<'a>(
 }
 
 /// What is stored about one entity.
-pub(crate) struct Rows<'db> {
+pub(crate) struct Stored<'db> {
     /// By its generation.
     pub(crate) base: Option<Value<'db>>,
     /// By what was written live.
     pub(crate) live: Option<Value<'db>>,
 }
 
-impl<'db> Rows<'db> {
+impl<'db> Stored<'db> {
     fn bytes(&self) -> usize {
         [&self.base, &self.live].into_iter().flatten().map(|bytes| bytes.len()).sum()
     }
@@ -278,7 +278,7 @@ impl<'db> Rows<'db> {
         let Some(live) = self.live else {
             return Ok(self.base);
         };
-        let published = Published::new(view, generation, erased_ms);
+        let published = Baseline::new(view, generation, erased_ms);
         let combined = combine::combine(&view.config, published, self.base.as_deref(), &live)?;
         Ok(combined.map(|value| Value::Owned(value.into_owned())))
     }

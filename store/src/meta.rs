@@ -1,25 +1,24 @@
 //! The store's single truth: one record per view and tenant that names its live and its previous generation, one per schema that live rows may
 //! have, one per erased entity. What no record names does not exist; opening a store deletes it.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+mod generations;
+mod recovery;
+mod schemas;
+
 use std::hash::BuildHasher;
-use std::sync::Arc;
 use std::time::SystemTime;
 
-use rocksdb::WriteBatch;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::cold::ColdFolder;
 use crate::erasure::{Erasure, ErasureRecord};
-use crate::generation::{Generation, Generations, Pair};
-use crate::live::StoredSchemas;
-use crate::manifest::{Manifest, ManifestFile, StoredSchema};
-use crate::plan::View;
-use crate::schema;
 use crate::view::TenantId;
 use crate::warm::Warm;
+
+pub(crate) use generations::MetaRecord;
+pub(crate) use recovery::recover;
+pub(crate) use schemas::{SchemaRecord, recover_schemas};
 
 const FORMAT: u32 = 1;
 
@@ -28,121 +27,6 @@ const GENERATIONS: u8 = b'g';
 const SCHEMA: u8 = b's';
 const ERASURE: u8 = b'e';
 const NAME: u8 = b'n';
-
-/// The record of one view and tenant. Written whole, in one synced batch: a swap has happened when it is durable and not before.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct MetaRecord {
-    pub(crate) format: u32,
-    pub(crate) live: Manifest,
-    pub(crate) previous: Option<Manifest>,
-    /// The greatest generation number ever made live, so that no number is used twice.
-    pub(crate) newest_generation: u32,
-    /// Live rows up to this time may have been pruned, because both generations cover them: no older snapshot may follow.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) pruned_to_ms: Option<i64>,
-    /// Entities whose rows were taken out of a generation's files after an erasure, by generation.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) erased_entities: BTreeMap<u32, u64>,
-    /// Cold files that were rewritten after an erasure: by generation, all its cold files as they are now.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) rewritten_cold: BTreeMap<u32, Vec<ManifestFile>>,
-}
-
-impl MetaRecord {
-    pub(crate) fn new(live: Manifest, previous: Option<Manifest>, old: Option<&MetaRecord>) -> MetaRecord {
-        let newest_generation = old.map_or(0, |old| old.newest_generation).max(live.generation);
-        let pruned_to_ms = old.and_then(|old| old.pruned_to_ms);
-        let mut erased_entities = old.map(|old| old.erased_entities.clone()).unwrap_or_default();
-        let kept = |generation: &u32| {
-            *generation == live.generation || previous.as_ref().is_some_and(|kept| kept.generation == *generation)
-        };
-        erased_entities.retain(|generation, _| kept(generation));
-        let mut rewritten_cold = old.map(|old| old.rewritten_cold.clone()).unwrap_or_default();
-        rewritten_cold.retain(|generation, _| kept(generation));
-        MetaRecord { format: FORMAT, live, previous, newest_generation, pruned_to_ms, erased_entities, rewritten_cold }
-    }
-
-    /// Notes that the files of a generation hold so many entities less.
-    pub(crate) fn note_erased(&mut self, generation: u32, entities: u64) {
-        *self.erased_entities.entry(generation).or_default() += entities;
-    }
-
-    /// The cold files of a generation.
-    pub(crate) fn cold_files<'a>(&'a self, manifest: &'a Manifest) -> &'a [ManifestFile] {
-        self.rewritten_cold.get(&manifest.generation).unwrap_or(&manifest.cold)
-    }
-
-    /// The entities that a generation's SST files hold.
-    fn stored_entities(&self, manifest: &Manifest) -> u64 {
-        manifest.warm_entities().saturating_sub(self.erased_entities.get(&manifest.generation).copied().unwrap_or(0))
-    }
-
-    /// Adds the record to a batch, to be written with what it speaks of.
-    pub(crate) fn add_to(&self, warm: &Warm, batch: &mut WriteBatch) -> Result<(), Error> {
-        warm.put_meta(batch, &generations_key(self.live.view_id, self.live.tenant), &encode(warm, self)?)
-    }
-
-    pub(crate) fn generations(&self) -> impl Iterator<Item = &Manifest> {
-        std::iter::once(&self.live).chain(&self.previous)
-    }
-
-    pub(crate) fn write(&self, warm: &Warm) -> Result<(), Error> {
-        warm.write_meta(&generations_key(self.live.view_id, self.live.tenant), &encode(warm, self)?)
-    }
-
-    /// Reads the record of a view and tenant, if there is one.
-    pub(crate) fn read(warm: &Warm, view: u16, tenant: TenantId) -> Result<Option<MetaRecord>, Error> {
-        let key = generations_key(view, tenant);
-        let decode = |bytes: Vec<u8>| MetaRecord::decode(&key, &bytes);
-        let record = warm.read_meta(&key)?.map(decode).transpose();
-        record.map_err(|reason| Error::damaged(warm.path(), reason))
-    }
-
-    fn decode(found_key: &[u8], bytes: &[u8]) -> Result<MetaRecord, String> {
-        let (view, tenant) = numbers(found_key)?;
-        let name = format!("the meta record of view id {view} and tenant {tenant}");
-        let record: MetaRecord = read(bytes, &name)?;
-        if record.format != FORMAT {
-            return Err(format!("{name} has format {}, this program reads {FORMAT}", record.format));
-        }
-        for manifest in record.generations() {
-            let generation = manifest.generation;
-            if found_key != generations_key(manifest.view_id, manifest.tenant) {
-                return Err(format!("{name} holds generation {generation} of something else"));
-            }
-            manifest.check().map_err(|reason| format!("{name}, generation {generation}: {reason}"))?;
-        }
-        Ok(record)
-    }
-}
-
-/// A schema under which live rows were or are written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct SchemaRecord {
-    pub(crate) view: String,
-    pub(crate) view_id: u16,
-    pub(crate) schema: StoredSchema,
-}
-
-impl SchemaRecord {
-    fn of(view: &View) -> SchemaRecord {
-        let config = &view.config;
-        let schema = StoredSchema::of(config, view.schema.fingerprint);
-        SchemaRecord { view: config.name.clone(), view_id: config.id, schema }
-    }
-
-    fn decode(found_key: &[u8], bytes: &[u8]) -> Result<(u32, SchemaRecord), String> {
-        let (view, fingerprint) = numbers(found_key)?;
-        let name = format!("the schema record {fingerprint:08x} of view id {view}");
-        let record: SchemaRecord = read(bytes, &name)?;
-        if schema::fingerprint(&record.schema.features) != fingerprint || record.view_id != view {
-            return Err(format!("{name} holds another schema"));
-        }
-        Ok((fingerprint, record))
-    }
-}
 
 /// Every record of a store.
 #[derive(Debug, Default)]
@@ -224,113 +108,6 @@ fn encode(warm: &Warm, record: &impl Serialize) -> Result<Vec<u8>, Error> {
 
 fn read<T: DeserializeOwned>(bytes: &[u8], name: &str) -> Result<T, String> {
     serde_json::from_slice(bytes).map_err(|error| format!("{name} is not readable: {error}"))
-}
-
-/// Brings a store's records and files into line at the start: drops files that no record names (a publish that was cut short, or a drop
-/// that did not happen), and refuses to go on when a record names files that are not there or rows the declared views cannot read.
-pub(crate) fn recover(
-    warm: &Arc<Warm>,
-    folder: &ColdFolder,
-    views: &[Arc<View>],
-    records: Vec<MetaRecord>,
-) -> Result<Generations, Error> {
-    let named: BTreeSet<_> = records.iter().flat_map(MetaRecord::generations).map(Manifest::id).collect();
-    warm.finish_compactions()?;
-    let present = warm.base_entities()?;
-    for id in present.keys().filter(|id| !named.contains(id)) {
-        tracing::info!(view = id.view, generation = id.generation, "dropping a generation that was never made live");
-        warm.drop_generation(*id)?;
-    }
-    let place = |record: &MetaRecord, manifest: &Manifest| -> Vec<_> {
-        record.cold_files(manifest).iter().map(|file| folder.place(manifest, &file.name)).collect()
-    };
-    let named_cold: HashSet<_> =
-        records.iter().flat_map(|record| record.generations().flat_map(|manifest| place(record, manifest))).collect();
-    folder.delete_unnamed(&named_cold)?;
-    let mut generations = Generations::default();
-    for record in records {
-        for manifest in record.generations() {
-            let (view, generation) = (&manifest.view, manifest.generation);
-            let found = present.get(&manifest.id()).copied().unwrap_or(0);
-            let expected = record.stored_entities(manifest);
-            if found != expected {
-                let reason = format!(
-                    "generation {generation} of view {view} has {found} entities in its files and {expected} in its record"
-                );
-                return Err(Error::damaged(warm.path(), reason));
-            }
-            check_declared(manifest, views)?;
-            if let Some(view) = views.iter().find(|view| view.config.id == manifest.view_id) {
-                view.know(&manifest.schema.features);
-            }
-        }
-        let open = |manifest: &Manifest| {
-            let cold = folder.open_parts(manifest, record.cold_files(manifest))?;
-            Ok::<_, Error>(Generation::new(manifest.clone(), cold, warm))
-        };
-        let previous = record.previous.as_ref().map(open).transpose()?;
-        generations.insert(Pair { live: open(&record.live)?, previous, incoming: None });
-    }
-    Ok(generations)
-}
-
-/// Brings the schemas of live rows into line with the declared views: refuses a declaration that stored live rows contradict, forgets schemas that
-/// no row has, and remembers the declared ones, so that the rows to come stay readable when the declaration changes.
-pub(crate) fn recover_schemas(
-    warm: &Warm,
-    views: &[Arc<View>],
-    records: &[(u32, SchemaRecord)],
-    stored: &StoredSchemas,
-) -> Result<(), Error> {
-    for (fingerprint, record) in records {
-        let view = views.iter().find(|view| view.config.id == record.view_id);
-        if !stored.contains(&(record.view_id, *fingerprint)) {
-            // A view that is not declared keeps its records: whether it has rows was not asked.
-            if view.is_some_and(|view| view.schema.fingerprint != *fingerprint) {
-                warm.delete_meta(&numbered_key(SCHEMA, record.view_id, *fingerprint))?;
-            }
-            continue;
-        }
-        let Some(view) = view else { continue };
-        if let Some(reason) = schema::cannot_serve(&record.schema, &view.config) {
-            let key = format!("view {}", view.config.name);
-            return Err(Error::config(key, "a declaration that stored live rows contradict", reason));
-        }
-        view.know(&record.schema.features);
-    }
-    for view in views {
-        let fingerprint = view.schema.fingerprint;
-        if !records.iter().any(|(known, record)| *known == fingerprint && record.view_id == view.config.id) {
-            let key = numbered_key(SCHEMA, view.config.id, fingerprint);
-            warm.write_meta(&key, &encode(warm, &SchemaRecord::of(view))?)?;
-        }
-    }
-    Ok(())
-}
-
-/// Refuses a declaration that the stored rows contradict. Views that are no longer declared keep their rows, unread.
-fn check_declared(manifest: &Manifest, views: &[Arc<View>]) -> Result<(), Error> {
-    let renumbered = |view: &&Arc<View>| view.config.name == manifest.view && view.config.id != manifest.view_id;
-    if let Some(view) = views.iter().find(renumbered) {
-        let allowed = format!("its stored rows have id {}; a view keeps its id", manifest.view_id);
-        return Err(Error::config(format!("view {}: id", manifest.view), view.config.id, allowed));
-    }
-    let Some(view) = views.iter().find(|view| view.config.id == manifest.view_id) else {
-        return Ok(());
-    };
-    if view.config.name != manifest.view {
-        let allowed = format!("this id belongs to the stored view {}, take another", manifest.view);
-        let key = format!("view {}: id", view.config.name);
-        return Err(Error::config(key, view.config.id, allowed));
-    }
-    match schema::cannot_serve(&manifest.schema, &view.config) {
-        Some(reason) => {
-            let key = format!("view {}", manifest.view);
-            let found = format!("a declaration that generation {} contradicts", manifest.generation);
-            Err(Error::config(key, found, reason))
-        }
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]

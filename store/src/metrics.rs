@@ -7,7 +7,7 @@ use metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 
-use crate::cold_file::ColdReads;
+use crate::cold::file::ColdReads;
 use crate::fetched::{FetchStats, FetchedView, Status};
 use crate::live::Written;
 

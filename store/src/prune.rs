@@ -12,7 +12,7 @@ use std::time::Duration;
 use rocksdb::WriteBatch;
 
 use crate::Error;
-use crate::combine::Published;
+use crate::combine::Baseline;
 use crate::delta::Delta;
 use crate::elements::Elements;
 use crate::generation::Generation;
@@ -168,7 +168,7 @@ impl Shown {
         key.extend_from_slice(&number.to_be_bytes());
         key.extend_from_slice(&live_key[key::LIVE_PREFIX_BYTES..]);
         let rows = snapshot.read(&[&key])?;
-        let published = Published::new(view, Some(generation), erased_ms);
+        let published = Baseline::new(view, Some(generation), erased_ms);
         let elements = match rows.first().and_then(Option::as_ref) {
             None => Ok(Vec::new()),
             Some(value) => elements(view, published, value),
@@ -188,7 +188,7 @@ impl Shown {
     }
 }
 
-fn elements(view: &View, published: Published<'_>, value: &[u8]) -> Result<Vec<(Vec<u8>, i64)>, Damaged> {
+fn elements(view: &View, published: Baseline<'_>, value: &[u8]) -> Result<Vec<(Vec<u8>, i64)>, Damaged> {
     match view.config.kind {
         ViewKind::Latest => Ok(vec![(Vec::new(), event_time_ms(value)?)]),
         ViewKind::LastN => {

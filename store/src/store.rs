@@ -9,8 +9,8 @@ use arc_swap::ArcSwap;
 
 use crate::batch::{Batch, EntityRef};
 use crate::cold::ColdFolder;
-use crate::cold_lookup::ColdTier;
-use crate::cold_pool::ColdPool;
+use crate::cold::lookup::ColdTier;
+use crate::cold::pool::ColdPool;
 use crate::compact::{self, Compacted};
 use crate::config::StoreConfig;
 use crate::decode::{Moment, decode};

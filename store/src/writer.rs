@@ -1,68 +1,29 @@
 //! Building a generation: sorted rows in, a folder of SST and Parquet files with a manifest out. It touches no store, so it runs in another process
 //! than the node, and the folder it leaves is either finished (it has a manifest) or worthless.
 
+mod files;
+mod limits;
+
 use std::fs;
 use std::mem;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use arrow::array::cast::AsArray;
 use arrow::array::{Array, RecordBatch, StringArray};
 use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
-use rocksdb::{Options, SstFileWriter};
-use serde::{Deserialize, Serialize};
 
-use crate::cold;
-use crate::cold_writer::ColdWriter;
 use crate::encode::{ElementKeys, EncodedRows, RowColumns, Unencodable};
-use crate::files;
-use crate::key;
-use crate::manifest::{Manifest, ManifestFile};
+use crate::manifest::Manifest;
 use crate::merge::Group;
 use crate::placement::Placement;
 use crate::schema::RowSchema;
 use crate::view::{TenantId, ViewConfig, ViewKind, check_columns};
-use crate::{Error, warm};
+use crate::{Error, cold, key};
 
-/// Largest value of `max_row_bytes`, which is also its default.
-pub const MAX_ROW_BYTES: usize = 1 << 20;
+pub use limits::{MAX_ROW_BYTES, WriterLimits};
 
-/// The table options of SST files. A writer borrows its options for as long as it lives, and they are the same for all.
-static SST_OPTIONS: LazyLock<Options> = LazyLock::new(|| warm::base_options(None));
-
-/// Limits of a build.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct WriterLimits {
-    /// Largest stored value: one row, or all kept elements of an entity together.
-    pub max_row_bytes: usize,
-    /// Size at which an SST file is closed and the next one begun, in MiB.
-    pub file_mib: u64,
-}
-
-impl Default for WriterLimits {
-    fn default() -> WriterLimits {
-        WriterLimits { max_row_bytes: MAX_ROW_BYTES, file_mib: 256 }
-    }
-}
-
-impl WriterLimits {
-    /// Checks the limits against their allowed ranges.
-    ///
-    /// # Errors
-    /// [`Error::FixConfig`] names the setting, its value and what is allowed.
-    pub fn validate(&self) -> Result<(), Error> {
-        if !(1..=MAX_ROW_BYTES).contains(&self.max_row_bytes) {
-            let allowed = format!("must be between 1 and {MAX_ROW_BYTES}");
-            return Err(Error::config("max_row_bytes", self.max_row_bytes, allowed));
-        }
-        if !(1..=4096).contains(&self.file_mib) {
-            let allowed = "must be between 1 and 4096";
-            return Err(Error::config("file_mib", self.file_mib, allowed));
-        }
-        Ok(())
-    }
-}
+use files::{OpenCold, OpenSst};
 
 /// Writes one generation. Rows come in batches sorted by entity; [`finish`](GenerationWriter::finish) makes them a generation, dropping the
 /// writer earlier leaves a folder that no store accepts.
@@ -86,13 +47,6 @@ pub struct GenerationWriter {
     encoded: EncodedRows,
 }
 
-struct OpenSst {
-    writer: SstFileWriter<'static>,
-    name: String,
-    path: PathBuf,
-    entities: u64,
-}
-
 impl GenerationWriter {
     /// Starts a generation in `dir`, which must be empty or not exist yet.
     ///
@@ -108,7 +62,7 @@ impl GenerationWriter {
     ) -> Result<GenerationWriter, Error> {
         view.validate()?;
         limits.validate()?;
-        files::create_dir(dir)?;
+        crate::files::create_dir(dir)?;
         let mut entries = fs::read_dir(dir).map_err(Error::disk("read", dir))?;
         if entries.next().is_some() {
             let message = format!("{} is not empty: build into a new folder", dir.display());
@@ -250,7 +204,7 @@ impl GenerationWriter {
                 format!("no rows for view {}: an empty generation would hide every entity", self.manifest.view);
             return Err(Error::FixInput(message));
         }
-        files::sync_dir(&self.dir)?;
+        crate::files::sync_dir(&self.dir)?;
         self.manifest.write(&self.dir)?;
         Ok(self.manifest)
     }
@@ -325,9 +279,8 @@ impl GenerationWriter {
             Some(sst) => sst,
             None => self.sst.insert(OpenSst::create(&self.dir, self.manifest.files.len() + 1)?),
         };
-        sst.writer.put(&self.key, value).map_err(|error| warm::disk("write", &sst.path)(error))?;
-        sst.entities += 1;
-        if sst.writer.file_size() >= self.limits.file_mib << 20 {
+        sst.put(&self.key, value)?;
+        if sst.bytes() >= self.limits.file_mib << 20 {
             self.close_sst()?;
         }
         Ok(())
@@ -341,59 +294,28 @@ impl GenerationWriter {
                 self.cold.insert(OpenCold::create(&self.dir, self.manifest.cold.len() + 1, &owner)?)
             }
         };
-        cold.writer.append(&self.entity, newest_ms, value)?;
-        if cold.writer.bytes() >= self.limits.file_mib << 20 {
+        cold.append(&self.entity, newest_ms, value)?;
+        if cold.bytes() >= self.limits.file_mib << 20 {
             self.close_cold()?;
         }
         Ok(())
     }
 
     fn close_sst(&mut self) -> Result<(), Error> {
-        let Some(mut sst) = self.sst.take() else {
-            return Ok(());
-        };
-        sst.writer.finish().map_err(warm::disk("finish", &sst.path))?;
-        let (bytes, crc32) = files::sync_and_sum(&sst.path)?;
-        self.manifest.files.push(ManifestFile { name: sst.name, bytes, entities: sst.entities, crc32 });
+        if let Some(sst) = self.sst.take() {
+            self.manifest.files.push(sst.close()?);
+        }
         Ok(())
     }
 
     fn close_cold(&mut self) -> Result<(), Error> {
-        let Some(cold) = self.cold.take() else {
-            return Ok(());
-        };
-        let entities = cold.writer.finish()?;
-        let (bytes, crc32) = files::sync_and_sum(&cold.path)?;
-        self.manifest.cold.push(ManifestFile { name: cold.name, bytes, entities, crc32 });
+        if let Some(cold) = self.cold.take() {
+            self.manifest.cold.push(cold.close()?);
+        }
         Ok(())
     }
 }
 
 fn wrong_row(row: usize, entity: &str, reason: &str) -> Error {
     Error::FixInput(format!("row {row}, entity {entity:?}: {reason}"))
-}
-
-/// A Parquet file that is being written.
-struct OpenCold {
-    writer: ColdWriter,
-    name: String,
-    path: PathBuf,
-}
-
-impl OpenCold {
-    fn create(dir: &Path, number: usize, owner: &str) -> Result<OpenCold, Error> {
-        let name = format!("{number:06}.parquet");
-        let path = dir.join(&name);
-        Ok(OpenCold { writer: ColdWriter::create(&path, owner)?, name, path })
-    }
-}
-
-impl OpenSst {
-    fn create(dir: &Path, number: usize) -> Result<OpenSst, Error> {
-        let name = format!("{number:06}.sst");
-        let path = dir.join(&name);
-        let writer = SstFileWriter::create(&SST_OPTIONS);
-        writer.open(&path).map_err(warm::disk("create", &path))?;
-        Ok(OpenSst { writer, name, path, entities: 0 })
-    }
 }

@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use crate::Error;
 use crate::cold::ColdPart;
-use crate::cold_call::{ColdAnswer, ColdOutcome};
-use crate::cold_pool::{ColdJob, ColdPool};
+use crate::cold::call::{ColdAnswer, ColdOutcome};
+use crate::cold::pool::{ColdJob, ColdPool};
 use crate::fetched::FetchStats;
 use crate::generation::Generation;
+use crate::hot::row::HotRow;
 use crate::hot::{Clock, Filling, Shards};
-use crate::hot_row::HotRow;
-use crate::lookup::{Rows, Value};
+use crate::lookup::{Stored, Value};
 use crate::plan::View;
 use crate::row::Damaged;
 use crate::{active::Active, metrics};
@@ -38,7 +38,7 @@ impl ColdKey {
     /// What stands for the key, given what its file holds.
     fn combine(&self, stored: Option<Arc<[u8]>>) -> Result<Found, Damaged> {
         let live = self.live.as_deref().map(|live| Value::Owned(live.to_vec()));
-        let rows = Rows { base: stored.map(Value::Shared), live };
+        let rows = Stored { base: stored.map(Value::Shared), live };
         let combined = rows.combine(&self.view, Some(&self.generation), self.erased_ms)?;
         Ok(combined.map(|value| match value {
             Value::Shared(bytes) => bytes,
@@ -56,7 +56,7 @@ impl ColdKey {
 }
 
 /// What became of a key.
-pub(crate) enum ColdRow {
+pub(crate) enum ColdFinding {
     Found(Found),
     NotInTime,
 }
@@ -76,7 +76,7 @@ impl ColdTier {
         read_at: Clock,
         deadline: Instant,
         stats: &mut FetchStats,
-    ) -> (Vec<(usize, ColdRow)>, Vec<HotRow>) {
+    ) -> (Vec<(usize, ColdFinding)>, Vec<HotRow>) {
         let mut jobs = Vec::new();
         let mut asked: Vec<Vec<ColdKey>> = Vec::new();
         for (part, keys) in by_part(keys) {
@@ -99,7 +99,7 @@ impl ColdTier {
                 ColdOutcome::Read(answer) => answer,
                 ColdOutcome::NotInTime | ColdOutcome::Refused => {
                     metrics::record_cold_late(keys.len());
-                    rows.extend(keys.iter().map(|key| (key.position, ColdRow::NotInTime)));
+                    rows.extend(keys.iter().map(|key| (key.position, ColdFinding::NotInTime)));
                     continue;
                 }
             };
@@ -109,13 +109,13 @@ impl ColdTier {
                 Ok(found) => {
                     for (key, found) in keys.iter().zip(found) {
                         to_hot.push(key.arrived(&found, &self.active));
-                        rows.push((key.position, ColdRow::Found(found)));
+                        rows.push((key.position, ColdFinding::Found(found)));
                     }
                 }
                 // The rest of the fetch is well; whoever looks after the disks reads it in the log.
                 Err(error) => {
                     unreadable(&error);
-                    rows.extend(keys.iter().map(|key| (key.position, ColdRow::NotInTime)));
+                    rows.extend(keys.iter().map(|key| (key.position, ColdFinding::NotInTime)));
                 }
             }
         }

@@ -9,7 +9,7 @@ use parquet::file::properties::{BloomFilterPosition, EnabledStatistics, WriterPr
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::{ColumnPath, TypePtr};
 
-use crate::cold_format::FORMAT;
+use crate::cold::format::FORMAT;
 
 /// Where a footer names the format, for readers other than ours.
 const FORMAT_KEY: &str = "larder.cold.format";

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::Error;
-use crate::cold_file::ColdReads;
+use crate::cold::file::ColdReads;
 
 /// The values of a job's keys, in their order; `None` for those that the file does not hold.
 pub(crate) type Values = Vec<Option<Arc<[u8]>>>;

@@ -12,9 +12,9 @@ use bytes::Bytes;
 use parquet::bloom_filter::Sbbf;
 
 use crate::Error;
-use crate::cold_directory::{Directory, PageEntry};
-use crate::cold_page::{Page, PageCodec};
-use crate::cold_tail::Tail;
+use crate::cold::directory::{Directory, PageEntry};
+use crate::cold::page::{Page, PageCodec};
+use crate::cold::tail::Tail;
 
 /// Bytes between two wanted pages that are read along with them: a disk that turns passes over them sooner than it finds its place anew.
 const MAX_GAP_BYTES: u64 = 64 << 10;
@@ -189,9 +189,9 @@ struct Wanted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cold_format::START_BYTES;
-    use crate::cold_layout::{LAYOUT, Layout};
-    use crate::cold_test_files::{Rows, SMALL, rows, write};
+    use crate::cold::format::START_BYTES;
+    use crate::cold::layout::{LAYOUT, Layout};
+    use crate::cold::test_files::{ColdRows, SMALL, rows, write};
     use crate::{MAX_ENTITY_BYTES, MAX_ROW_BYTES};
     use arrow::array::{ArrayRef, RecordBatch, StringArray};
     use parquet::arrow::ArrowWriter;
@@ -200,7 +200,7 @@ mod tests {
     use std::fs;
 
     /// Asks a file for `entities` and compares with the rows it was written from.
-    fn check(file: &ColdFile, rows: &Rows, entities: &[&str]) -> Result<(), Error> {
+    fn check(file: &ColdFile, rows: &ColdRows, entities: &[&str]) -> Result<(), Error> {
         let found = file.read(entities, &mut ColdReads::default())?;
         for (entity, found) in entities.iter().zip(found) {
             let expected = rows.get(*entity).map(|(_, value)| value.as_slice());
@@ -211,7 +211,7 @@ mod tests {
     }
 
     /// Scans a file and compares; an error is passed on, but what came before it must be right.
-    fn check_scan(file: &ColdFile, rows: &Rows) -> Result<(), Error> {
+    fn check_scan(file: &ColdFile, rows: &ColdRows) -> Result<(), Error> {
         let mut expected = rows.iter();
         for row in file.scan() {
             let row = row?;

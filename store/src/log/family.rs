@@ -10,7 +10,7 @@ use rocksdb::{
 };
 
 use crate::Error;
-use crate::log_rows::expiry_of;
+use crate::log::rows::expiry_of;
 use crate::warm::{Warm, disk};
 
 pub(crate) const LOG: &str = "log";
@@ -155,7 +155,7 @@ impl LogScan<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log_model::{NOW_MS, config, entries, open, payloads, rows, turns};
+    use crate::log::model::{NOW_MS, config, entries, open, payloads, rows, turns};
     use crate::{LogEntry, TenantId};
     use rocksdb::{ColumnFamilyDescriptor, DB};
 

@@ -10,10 +10,10 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader};
 
 use crate::Error;
-use crate::cold_directory::Directory;
-use crate::cold_format::{MAX_TAIL_BYTES, START_BYTES, Seal};
-use crate::cold_layout::{self, KEY_COLUMN, ROW_COLUMN};
-use crate::cold_page::{PageCodec, guarded};
+use crate::cold::directory::Directory;
+use crate::cold::format::{MAX_TAIL_BYTES, START_BYTES, Seal};
+use crate::cold::layout::{self, KEY_COLUMN, ROW_COLUMN};
+use crate::cold::page::{PageCodec, guarded};
 
 /// What of a tail stays in RAM.
 pub(crate) struct Tail {
@@ -65,7 +65,7 @@ impl Tail {
             let Some(rows) = columns(ROW_COLUMN).next() else {
                 return Err(fault("it has no row groups"));
             };
-            let owner = footer.file_metadata().key_value_metadata().and_then(|metadata| cold_layout::owner(metadata));
+            let owner = footer.file_metadata().key_value_metadata().and_then(|metadata| layout::owner(metadata));
             let owner = owner.ok_or_else(|| fault("it does not say whose rows it holds"))?;
             Ok(Tail { owner, filters, codec: PageCodec::of(rows)?, directory })
         })
@@ -76,10 +76,10 @@ impl Tail {
 /// The footer and the directory were written together, so they speak of the same rows in the same columns.
 fn check(footer: &ParquetMetaData, directory: &Directory) -> Result<(), ParquetError> {
     let file = footer.file_metadata();
-    if !file.key_value_metadata().is_some_and(|metadata| cold_layout::names_format(metadata)) {
+    if !file.key_value_metadata().is_some_and(|metadata| layout::names_format(metadata)) {
         return Err(fault("it does not name the format of cold files"));
     }
-    if file.schema().get_fields() != cold_layout::schema()?.get_fields() {
+    if file.schema().get_fields() != layout::schema()?.get_fields() {
         return Err(fault("its columns are not key, event_time and row"));
     }
     if u64::try_from(file.num_rows())? != directory.rows() || footer.num_row_groups() != directory.groups() {

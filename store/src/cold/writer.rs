@@ -1,4 +1,4 @@
-//! Writing a cold file: sorted rows in, one immutable Parquet file out, in the layout that `cold_format` describes.
+//! Writing a cold file: sorted rows in, one immutable Parquet file out, in the layout that `format.rs` describes.
 //!
 //! Rows are gathered to a row group and then written column by column. The column of rows is written into memory first, page by page,
 //! because only there is it known where a page ends; its checksum and first key go into the directory.
@@ -18,9 +18,9 @@ use parquet::file::properties::WriterPropertiesPtr;
 use parquet::file::writer::{SerializedFileWriter, SerializedPageWriter, SerializedRowGroupWriter, TrackedWrite};
 
 use crate::Error;
-use crate::cold_directory::{Directory, PageEntry};
-use crate::cold_format::{MAX_TAIL_BYTES, Record, START_BYTES, Seal};
-use crate::cold_layout::{self, LAYOUT, Layout, ROW_COLUMN};
+use crate::cold::directory::{Directory, PageEntry};
+use crate::cold::format::{MAX_TAIL_BYTES, Record, START_BYTES, Seal};
+use crate::cold::layout::{self, LAYOUT, Layout, ROW_COLUMN};
 use crate::key::check_entity;
 use crate::writer::MAX_ROW_BYTES;
 
@@ -56,7 +56,7 @@ impl ColdWriter {
         let file = File::options().read(true).write(true).create_new(true).open(path);
         let file = file.map_err(Error::disk("create", path))?;
         let start = || {
-            let mut file = SerializedFileWriter::new(file, cold_layout::schema()?, layout.file_properties(owner))?;
+            let mut file = SerializedFileWriter::new(file, layout::schema()?, layout.file_properties(owner))?;
             // Room for the seal, behind the magic that is there already.
             let magic_bytes = file.bytes_written();
             file.write_all(&[0; START_BYTES][magic_bytes..])?;
@@ -234,8 +234,8 @@ fn unwritable(path: &Path) -> impl FnOnce(ParquetError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cold_file::ColdFile;
-    use crate::cold_test_files::{SMALL, rows, write};
+    use crate::cold::file::ColdFile;
+    use crate::cold::test_files::{SMALL, rows, write};
     use crate::key::MAX_ENTITY_BYTES;
     use arrow::array::AsArray;
     use arrow::datatypes::{DataType, TimeUnit, TimestampMillisecondType};

@@ -5,8 +5,8 @@ use std::ops::{Bound, Range, RangeBounds};
 
 use crate::Error;
 use crate::log::Log;
-use crate::log_family::LogScan;
-use crate::log_rows::{Entry, Head, LogKey};
+use crate::log::family::LogScan;
+use crate::log::rows::{Entry, Head, LogKey};
 use crate::view::TenantId;
 
 /// Most payload bytes that one read returns.
@@ -175,7 +175,7 @@ fn within(head: &Head, range: &impl RangeBounds<u64>) -> Range<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log_model::{NOW_MS, entries, open, payloads, turns};
+    use crate::log::model::{NOW_MS, entries, open, payloads, turns};
 
     const SHOP: TenantId = TenantId(1);
 

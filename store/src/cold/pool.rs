@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use crate::cold_call::{Call, ColdAnswer, ColdOutcome, Late, Read, Task, Work};
-use crate::cold_file::ColdFile;
-use crate::cold_queue::SharedQueue;
+use crate::cold::call::{Call, ColdAnswer, ColdOutcome, Late, Read, Task, Work};
+use crate::cold::file::ColdFile;
+use crate::cold::queue::SharedQueue;
 
 /// Keys that one job reads, when [`ColdJob::split`] makes it. A job answers as a whole: with 8 seeks of about 10 ms on a disk that turns
 /// it answers within a tenth of a second, and what a deadline cuts off is never much.
@@ -105,8 +105,8 @@ fn work(queue: &SharedQueue) {
 mod tests {
     use super::*;
     use crate::Error;
-    use crate::cold_call::Values;
-    use crate::cold_test_files::{SMALL, rows, write};
+    use crate::cold::call::Values;
+    use crate::cold::test_files::{SMALL, rows, write};
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::time::Duration;
 

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
+use crate::hot::row::HotRow;
 use crate::hot::{Filling, Shards};
-use crate::hot_row::HotRow;
 use crate::metrics;
 
 /// Most fetches whose rows wait to enter the hot tier.

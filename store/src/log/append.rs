@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use crate::log::Log;
-use crate::log_family::LogBatch;
-use crate::log_rows::{DedupMark, Entry, Head, LogKey};
+use crate::log::family::LogBatch;
+use crate::log::rows::{DedupMark, Entry, Head, LogKey};
 use crate::view::TenantId;
 use crate::{Error, metrics};
 
@@ -202,7 +202,7 @@ impl<'a> Growing<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log_model::{NOW_MS, entries, open, payloads, turns};
+    use crate::log::model::{NOW_MS, entries, open, payloads, turns};
     use std::collections::BTreeSet;
     use std::{fs, thread};
 

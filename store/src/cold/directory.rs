@@ -1,7 +1,7 @@
 //! The directory of a cold file: for each page of its rows where the page lies, its checksum and its first key. It is in RAM while the file
 //! is open, and it alone says which page a key could be in.
 
-use crate::cold_format::{Fields, START_BYTES};
+use crate::cold::format::{Fields, START_BYTES};
 use crate::key::MAX_ENTITY_BYTES;
 use crate::row::Damaged;
 use crate::writer::MAX_ROW_BYTES;

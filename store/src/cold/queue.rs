@@ -8,7 +8,7 @@ use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::cold_call::Task;
+use crate::cold::call::Task;
 
 /// The queue as fetches and threads share it.
 pub(crate) struct SharedQueue {
@@ -107,7 +107,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cold_call::{Call, Work};
+    use crate::cold::call::{Call, Work};
     use std::sync::Arc;
     use std::time::Duration;
 

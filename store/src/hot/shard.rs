@@ -12,7 +12,7 @@ use hashbrown::HashTable;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use crate::hot_row::{HotRow, generation, slot};
+use crate::hot::row::{HotRow, generation, slot};
 
 /// Most rows of a shard of whose use moka has yet to hear.
 const MAX_NOTED_USES: usize = 4096;

@@ -10,8 +10,8 @@ use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::page_index::offset_index::PageLocation;
 use parquet::file::serialized_reader::SerializedPageReader;
 
-use crate::cold_directory::PageEntry;
-use crate::cold_format::Record;
+use crate::cold::directory::PageEntry;
+use crate::cold::format::Record;
 
 /// The records of one page, one after the other: a length u32 and so many bytes.
 #[derive(Debug, Default)]

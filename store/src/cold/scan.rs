@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use crate::Error;
-use crate::cold_file::{ColdFile, ColdReads};
-use crate::cold_page::Page;
+use crate::cold::file::{ColdFile, ColdReads};
+use crate::cold::page::Page;
 
 /// One row of a cold file.
 #[derive(Debug, Clone, PartialEq, Eq)]
