@@ -10,7 +10,10 @@
 //! the value's bias, which attention passes on whole, into the bias of the projection behind it. Dropout is absent (inference), and the
 //! pooler is not used by sentence encoders. Reference: Devlin et al. 2019, "BERT", and `BertModel` of the transformers library.
 
-use crate::bert_config::BertConfig;
+pub(crate) mod config;
+pub(crate) mod weights;
+
+use crate::bert::config::BertConfig;
 use crate::cpu::{After, Attention, InstructionSet, PackedMatrix, attend, layer_norm};
 use crate::error::Error;
 use crate::weights::Weights;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use burn::tensor::DType;
 
-use crate::device_name::DeviceName;
+use crate::device::name::DeviceName;
 use crate::error::Error;
 
 /// The largest thread pool an encoder may have.

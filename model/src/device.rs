@@ -8,26 +8,38 @@
 //! The CPU is always there, on standby where larder.toml does not list it, and has every encoder's weights from the start: they are
 //! needed to check what the other devices compute, and a reserve that must first read 90 MB from a disk is none.
 
+pub(crate) mod name;
+pub(crate) mod plan;
+pub(crate) mod status;
+pub(crate) mod schedule;
+pub(crate) mod residence;
+pub(crate) mod accelerator;
+pub(crate) mod accelerator_thread;
+pub(crate) mod padded_bert;
+pub(crate) mod bucket;
+pub(crate) mod self_check;
+pub(crate) mod rehearsal;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::accelerator::Accelerator;
-use crate::accelerator_thread::Placement;
-use crate::bert_config::BertConfig;
-use crate::bert_weights::BertWeights;
-use crate::bucket::Bucket;
+use crate::bert::config::BertConfig;
+use crate::bert::weights::BertWeights;
 use crate::config::ModelConfig;
-use crate::device_plan::{DevicePlan, Planned};
-use crate::device_status::{DeviceState, DeviceStatus};
+use crate::device::accelerator::Accelerator;
+use crate::device::accelerator_thread::Placement;
+use crate::device::bucket::Bucket;
+use crate::device::plan::{DevicePlan, Planned};
+use crate::device::rehearsal::{Flaw, Rehearsal};
+use crate::device::residence::{OnCpu, Residence};
+use crate::device::schedule::Schedule;
+use crate::device::self_check::Reference;
+use crate::device::status::{DeviceState, DeviceStatus};
 use crate::error::Error;
 use crate::metrics;
-use crate::rehearsal::{Flaw, Rehearsal};
-use crate::residence::{OnCpu, Residence};
-use crate::schedule::Schedule;
-use crate::self_check::Reference;
 
 /// The devices of a node; clones share them.
 #[derive(Clone)]

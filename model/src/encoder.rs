@@ -10,14 +10,14 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 
 use crate::bert::Bert;
-use crate::bert_weights::BertWeights;
+use crate::bert::weights::BertWeights;
 use crate::config::EncoderConfig;
 use crate::device::Devices;
+use crate::device::residence::Residence;
 use crate::embeddings::Embeddings;
 use crate::error::Error;
 use crate::family::Family;
 use crate::metrics;
-use crate::residence::Residence;
 use crate::sentence_bert::SentenceBert;
 use crate::static_encoder::StaticEncoder;
 use crate::text::{Reading, TextTokenizer, Tokens};

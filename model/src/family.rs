@@ -1,6 +1,6 @@
 //! Which family of encoders a model folder holds, by `model_type` of its config.json.
 //!
-//! Each family reads the rest of the file itself (`bert_config`, `static_config`). A family that this crate does not run is refused by name
+//! Each family reads the rest of the file itself (`bert/config`, `static_encoder/config`). A family that this crate does not run is refused by name
 //! before any weight is read.
 
 use std::path::Path;
@@ -8,9 +8,9 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::bert_config::BertConfig;
+use crate::bert::config::BertConfig;
 use crate::error::Error;
-use crate::static_config::StaticConfig;
+use crate::static_encoder::config::StaticConfig;
 
 /// The largest config.json that is read.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;

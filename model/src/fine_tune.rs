@@ -13,7 +13,7 @@ use burn::tensor::Device;
 use rayon::ThreadPoolBuilder;
 use serde::{Deserialize, Serialize};
 
-use crate::bert_config::BertConfig;
+use crate::bert::config::BertConfig;
 use crate::config::EncoderConfig;
 use crate::error::Error;
 use crate::fine_tune_corpus::{Corpus, LabelledText};

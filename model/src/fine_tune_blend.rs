@@ -60,7 +60,7 @@ mod tests {
     use super::*;
     use burn::tensor::Device;
 
-    use crate::bert_config::BertConfig;
+    use crate::bert::config::BertConfig;
     use crate::fine_tune_fixture::write_tiny_bert;
     use crate::weights::WeightsFile;
 

@@ -150,7 +150,7 @@ mod tests {
     use burn::optim::GradientsParams;
     use burn::tensor::Device;
 
-    use crate::bert_config::BertConfig;
+    use crate::bert::config::BertConfig;
     use crate::embeddings::Embeddings;
     use crate::fine_tune_fixture::write_tiny_bert;
     use crate::fine_tune_objective::ClassDirections;

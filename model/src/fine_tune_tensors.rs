@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::bert_config::BertConfig;
+use crate::bert::config::BertConfig;
 use crate::error::Error;
 use crate::fine_tune_network::{TrainableBert, TrainableLayer, TrainableLinear, TrainableNorm};
 use crate::weights::Weights;

@@ -2,21 +2,13 @@
 //!
 //! One question's way through this crate: `Encoder::tokenize` -> `Tokens` -> `Encoder::encode` -> `Embeddings` ->
 //! `CatalogueIndex::best_cosines`; beside it `FeatureEncoder::encode` -> phi; all three into `Head::rank` -> `Ranking`. Training takes
-//! `LabelledQuestion`s and gives a `Head`; `judge` and `Evaluation` say how good it is. The crate is a plain synchronous library: it knows no network, no runtime and no store.
+//! `LabelledQuestion`s and gives a `Head`; `judge` and `Evaluation` say how good it is. The crate is a plain synchronous library: it knows
+//! no network, no runtime and no store.
 
 mod config;
 mod error;
 
 mod device;
-mod device_name;
-mod device_plan;
-mod device_status;
-mod schedule;
-mod residence;
-mod accelerator;
-mod accelerator_thread;
-mod self_check;
-mod rehearsal;
 
 mod encoder;
 mod text;
@@ -24,13 +16,8 @@ mod embeddings;
 mod family;
 mod sentence_bert;
 mod bert;
-mod bert_config;
-mod bert_weights;
-mod padded_bert;
-mod bucket;
 mod cpu;
 mod static_encoder;
-mod static_config;
 mod weights;
 
 mod catalogue;
@@ -71,7 +58,9 @@ mod metrics;
 pub use catalogue::{Catalogue, Intent, OUT_OF_SCOPE};
 pub use config::{CudaDtype, EncoderConfig, ModelConfig};
 pub use device::Devices;
-pub use device_status::{DeviceState, DeviceStatus};
+#[doc(hidden)]
+pub use device::rehearsal::{Flaw, FlawKind, Rehearsal};
+pub use device::status::{DeviceState, DeviceStatus};
 pub use embeddings::Embeddings;
 pub use encoder::Encoder;
 pub use error::Error;
@@ -85,8 +74,6 @@ pub use index::CatalogueIndex;
 pub use metrics::describe_metrics;
 pub use question::LabelledQuestion;
 pub use ranking::Ranking;
-#[doc(hidden)]
-pub use rehearsal::{Flaw, FlawKind, Rehearsal};
 pub use report::TrainReport;
 pub use search::Neighbour;
 pub use text::Tokens;

@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use crate::device_status::{DeviceState, DeviceStatus, FailureKind};
+use crate::device::status::{DeviceState, DeviceStatus, FailureKind};
 
 /// Texts tokenised.
 const TEXTS: &str = "larder_model_texts_total";

@@ -6,9 +6,11 @@
 //!
 //! Reference: Tulkens and van Dongen 2024, "Model2Vec", and `StaticModel` of the library of that name.
 
+pub(crate) mod config;
+
 use crate::embeddings::Embeddings;
 use crate::error::Error;
-use crate::static_config::StaticConfig;
+use crate::static_encoder::config::StaticConfig;
 use crate::text::Tokens;
 use crate::weights::{Floats, Weights};
 

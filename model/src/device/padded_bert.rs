@@ -12,8 +12,8 @@ use burn::tensor::module::{attention, layer_norm};
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 
-use crate::bert_weights::{BertWeights, LayerWeights, LinearWeights, NormWeights};
-use crate::bucket::{Bucket, MAX_TEXTS, batches, padded_length};
+use crate::bert::weights::{BertWeights, LayerWeights, LinearWeights, NormWeights};
+use crate::device::bucket::{Bucket, MAX_TEXTS, batches, padded_length};
 use crate::embeddings::Embeddings;
 use crate::error::Error;
 use crate::text::Tokens;

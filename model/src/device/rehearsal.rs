@@ -3,7 +3,7 @@
 //! None of this can be reached from larder.toml. A rehearsed accelerator goes the whole way of a GPU (its own thread, padded buckets,
 //! self-check, warm-up) on Burn's CPU backend, which is how that way is tested on machines without one.
 
-use crate::device_status::Failure;
+use crate::device::status::Failure;
 use crate::embeddings::Embeddings;
 use crate::error::Error;
 

@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device};
 
-use crate::bert_weights::BertWeights;
-use crate::bucket::Bucket;
-use crate::device_status::{Failure, FailureKind};
+use crate::bert::weights::BertWeights;
+use crate::device::bucket::Bucket;
+use crate::device::padded_bert::PaddedBert;
+use crate::device::rehearsal::Flaw;
+use crate::device::self_check::{Reference, check_operations, check_vectors};
+use crate::device::status::{Failure, FailureKind};
 use crate::embeddings::Embeddings;
-use crate::padded_bert::PaddedBert;
-use crate::rehearsal::Flaw;
-use crate::self_check::{Reference, check_operations, check_vectors};
 use crate::text::Tokens;
 
 /// Runs of every bucket before an encoder is ready: the first compiles, the next ones tune and fuse.

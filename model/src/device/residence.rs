@@ -10,12 +10,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use crate::device::rehearsal::Flaw;
+use crate::device::schedule::Job;
+use crate::device::status::{Failure, FailureKind};
 use crate::device::{Devices, Place};
-use crate::device_status::{Failure, FailureKind};
 use crate::embeddings::Embeddings;
 use crate::error::Error;
-use crate::rehearsal::Flaw;
-use crate::schedule::Job;
 use crate::text::Tokens;
 
 /// Where an encoder's weights lie. Dropping it frees them.

@@ -3,7 +3,7 @@
 //! Every device has its own copy made of these. Linear layers are stored `[inputs, outputs]`, query, key and value side by side as one
 //! layer, and the token types are folded into the positions (one sentence, all of type 0).
 
-use crate::bert_config::BertConfig;
+use crate::bert::config::BertConfig;
 use crate::error::Error;
 use crate::weights::Weights;
 

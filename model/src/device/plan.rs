@@ -2,12 +2,12 @@
 
 use burn::tensor::DType;
 
-use crate::accelerator_thread::Source;
 use crate::config::ModelConfig;
-use crate::device_name::DeviceName;
-use crate::device_status::DeviceState;
+use crate::device::accelerator_thread::Source;
+use crate::device::name::DeviceName;
+use crate::device::rehearsal::{Flaw, Rehearsal};
+use crate::device::status::DeviceState;
 use crate::error::Error;
-use crate::rehearsal::{Flaw, Rehearsal};
 
 /// A device to open.
 #[derive(Debug)]

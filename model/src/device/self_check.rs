@@ -11,7 +11,7 @@ use burn::tensor::activation::softmax;
 use burn::tensor::module::layer_norm;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use crate::bucket::Bucket;
+use crate::device::bucket::Bucket;
 use crate::embeddings::Embeddings;
 use crate::error::Error;
 use crate::text::Tokens;

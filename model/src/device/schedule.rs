@@ -11,8 +11,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::bucket::Bucket;
-use crate::device_status::{DeviceState, DeviceStatus, Failure};
+use crate::device::bucket::Bucket;
+use crate::device::status::{DeviceState, DeviceStatus, Failure};
 use crate::metrics;
 use crate::text::Tokens;
 
@@ -161,7 +161,7 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device_status::FailureKind;
+    use crate::device::status::FailureKind;
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 

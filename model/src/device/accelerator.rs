@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use burn::tensor::DType;
 
-use crate::accelerator_thread::{AcceleratorThread, Answer, Job, Measured, Placement, Source, caught};
-use crate::device_status::{Failure, FailureKind};
+use crate::device::accelerator_thread::{AcceleratorThread, Answer, Job, Measured, Placement, Source, caught};
+use crate::device::status::{Failure, FailureKind};
 use crate::text::Tokens;
 
 /// Jobs that may wait for one device; who finds it full asks another one.
