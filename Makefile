@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-long check lint fmt bench-fetch bench-ingest bench-encode bench-onnx bench-tools setup clean-data
+.PHONY: help build demo test test-long check lint fmt bench-fetch bench-ingest bench-encode bench-onnx bench-tools bench-gpu check-cuda setup clean-data
 
 CACHE := $(HOME)/.cache/larder
 # A build folder outside the checkout is used where there is one, and never needed.
@@ -63,6 +63,16 @@ bench-encode: setup bench-onnx ## measure the encoder beside ONNX Runtime, and t
 ONNX := $(CACHE)/tools/onnx
 bench-onnx: ## install ONNX Runtime where it is missing
 	@"$(ONNX)/bin/python" -c 'import onnx, onnxruntime, safetensors' 2>/dev/null || { python3 -m venv "$(ONNX)" && "$(ONNX)/bin/pip" install -q onnxruntime==1.31.1 onnx numpy safetensors; } || echo "bench-onnx: no onnxruntime" >&2
+
+check-cuda: setup ## check that the build for NVIDIA GPUs compiles; needs no GPU
+	tools/cuda/build.sh check
+
+# Binaries that were built elsewhere and carried here (tools/cuda/build.sh release) are used as they are.
+bench-gpu: ## measure the model on an NVIDIA GPU beside the CPU; without a GPU it says so and writes nothing
+	@if [ -e /dev/nvidiactl ] || [ -e /dev/dxg ]; then \
+	  [ -x target/cuda/bench-gpu ] || { tools/setup.sh && tools/cuda/build.sh release; }; \
+	  LARDER_CHECKOUT="$(CURDIR)" target/cuda/bench-gpu; \
+	else echo "bench gpu: this machine has no NVIDIA GPU; nothing is written"; fi
 
 # What the benchmarks compare with. Without it they run all the same, and say what they leave out.
 DUCKDB := $(CACHE)/tools/duckdb

@@ -13,7 +13,7 @@ const EXAMPLES: usize = 10;
 const QUESTIONS: usize = 3;
 
 /// Texts by category, the first `limit` of each.
-fn read(file: &Path, limit: usize) -> BTreeMap<String, Vec<String>> {
+pub(crate) fn read(file: &Path, limit: usize) -> BTreeMap<String, Vec<String>> {
     let mut texts: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for record in records(&std::fs::read_to_string(file).unwrap()).into_iter().skip(1) {
         let [text, category] = record.try_into().unwrap();

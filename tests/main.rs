@@ -5,13 +5,16 @@
 mod support;
 
 mod answer_flow;
+mod answer_quality;
 mod command_line;
 mod demo;
 mod erasure;
 mod foreign_questions;
+mod head_swap;
 mod ingest_flow;
 mod live_races;
 mod live_rows;
+mod model_devices;
 mod model_head;
 mod model_parity;
 mod operations;

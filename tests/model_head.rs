@@ -393,8 +393,9 @@ fn ask(text: &str, status: Option<&str>) -> Ranking {
     }
     let mut phi = vec![0.0; shop.features.width()];
     asked.encode_features(&shop.features, &mut phi).unwrap();
-    let cosines = shop.index.best_cosines(&encoder().encode_texts(&[text]).unwrap()).unwrap();
-    shop.head.rank(&cosines, &phi).unwrap().remove(0)
+    let vector = encoder().encode_texts(&[text]).unwrap();
+    let cosines = shop.index.best_cosines(&vector).unwrap();
+    shop.head.rank(&vector, &cosines, &phi).unwrap().remove(0)
 }
 
 #[test]

@@ -473,8 +473,17 @@ async fn an_answer_says_that_features_came_too_late_or_were_erased() {
 
     let status = admin.get_node_status(Request::new(GetNodeStatusRequest {})).await.unwrap().into_inner();
     assert!(status.not_in_time >= 3 && status.hot_hits >= 2, "{status:?}");
+    let [device] = status.devices.as_slice() else { panic!("{status:?}") };
+    assert_eq!((device.name.as_str(), device.state.as_str(), device.reason.as_str()), ("cpu", "ready", ""));
+    assert!(device.tokens_per_s > 0.0 && device.texts > 0, "{device:?}");
     let page = node.http_get("/metrics").await;
-    for figure in ["larder_store_database{figure=\"block_cache_bytes\"}", "larder_store_cold_index_bytes "] {
+    for figure in [
+        "larder_model_device_state{device=\"cpu\",state=\"ready\"} 1",
+        "larder_model_device_tokens_per_s{device=\"cpu\"}",
+        "larder_model_device_texts_total{device=\"cpu\"}",
+        "larder_store_database{figure=\"block_cache_bytes\"}",
+        "larder_store_cold_index_bytes ",
+    ] {
         assert!(page.contains(figure), "{figure} is not on {page}");
     }
     node.node.drain().await.unwrap();

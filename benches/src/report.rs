@@ -1,7 +1,7 @@
 //! Where figures go: target/bench/NAME.json of the checkout, flat, with the commit they belong to, and one line on standard output.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Map, Value};
@@ -28,12 +28,13 @@ impl Figures {
         self.values.insert(key.into(), number);
     }
 
-    /// Writes the file anew and prints the line.
+    /// Writes the file anew and prints the line. A binary that was built elsewhere is told the checkout by LARDER_CHECKOUT.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn write(self) -> Outcome<()> {
-        let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let checkout = std::env::var_os("LARDER_CHECKOUT").map(PathBuf::from);
+        let checkout = checkout.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
         let commit = Command::new("git").args(["rev-parse", "HEAD"]).current_dir(&checkout).output();
         let commit = commit.ok().filter(|output| output.status.success());
         let commit =

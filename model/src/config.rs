@@ -7,6 +7,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use burn::tensor::DType;
+
+use crate::device_name::DeviceName;
 use crate::error::Error;
 
 /// The largest thread pool an encoder may have.
@@ -24,10 +27,12 @@ const MAX_PREFIX_BYTES: usize = 48;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
-    /// Where the models run; `cpu` is the one device of this build.
+    /// Where the models run: `cpu`, and in a build with GPUs `cuda:0`, `cuda:1` and so on; several share the work.
     pub devices: Vec<String>,
     /// Threads of the CPU device's own pool; 0 takes every core.
     pub threads: usize,
+    /// In which type GPUs compute; the CPU always computes in f32.
+    pub cuda_dtype: CudaDtype,
     /// Tokens that go through a network together. Larger only costs cache misses once the matrix products are efficient.
     pub micro_batch_tokens: usize,
     /// The encoder of the rung `full`.
@@ -36,6 +41,29 @@ pub struct ModelConfig {
     /// The encoder of the rung `light`; without a folder there is no such rung.
     #[serde(deserialize_with = "light_encoder")]
     pub light: EncoderConfig,
+}
+
+/// The float types of GPUs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CudaDtype {
+    /// With TF32 products: vectors within 1e-2 of the CPU's.
+    F32,
+    /// The range of f32 and eight bits; GPUs from Ampere on.
+    #[default]
+    Bf16,
+    /// Eleven bits, and no range to spare.
+    F16,
+}
+
+impl From<CudaDtype> for DType {
+    fn from(dtype: CudaDtype) -> DType {
+        match dtype {
+            CudaDtype::F32 => DType::F32,
+            CudaDtype::Bf16 => DType::BF16,
+            CudaDtype::F16 => DType::F16,
+        }
+    }
 }
 
 /// One text encoder: which, and how much of a text it reads.
@@ -92,6 +120,7 @@ impl Default for ModelConfig {
         ModelConfig {
             devices: vec!["cpu".to_owned()],
             threads: 0,
+            cuda_dtype: CudaDtype::default(),
             micro_batch_tokens: 256,
             full: EncoderConfig { folder: PathBuf::from("models/minilm-l6"), ..EncoderConfig::default() },
             light: EncoderConfig { folder: PathBuf::from("models/potion"), ..EncoderConfig::default() },
@@ -109,13 +138,7 @@ impl Default for EncoderConfig {
 impl ModelConfig {
     /// Checks every value that can be judged without the model folders.
     pub fn validate(&self) -> Result<(), Error> {
-        if self.devices.as_slice() != ["cpu"] {
-            return Err(Error::config(
-                "devices",
-                format!("{:?}", self.devices),
-                "this build runs models on [\"cpu\"] only",
-            ));
-        }
+        DeviceName::parse_all(&self.devices)?;
         in_range("threads", self.threads, 0, MAX_THREADS)?;
         in_range("micro_batch_tokens", self.micro_batch_tokens, 1, MAX_MICRO_BATCH_TOKENS)?;
         self.full.validate()?;
@@ -197,5 +220,7 @@ mod tests {
         assert_eq!(toml::from_str::<EncoderConfig>("max_tokens = 64").unwrap().named(), None);
         let without_light: ModelConfig = toml::from_str("light = { folder = \"\" }").unwrap();
         without_light.validate().unwrap();
+        let message = toml::from_str::<ModelConfig>("cuda_dtype = \"f64\"").unwrap_err().to_string();
+        assert!(message.contains("cuda_dtype") && message.contains("bf16"), "{message}");
     }
 }

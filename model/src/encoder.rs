@@ -1,7 +1,8 @@
 //! The text encoder: a model folder turned into unit vectors, one per text.
 //!
 //! Tokenising and encoding are two calls, because the node tokenises on its fetch thread while the score thread runs the network.
-//! What a batch becomes on its way through the network is in `sentence_bert`; a static encoder looks the tokens up on the calling thread.
+//! Which device runs it is in `residence`; what a batch becomes on its way through the CPU's network is in `sentence_bert`. A static encoder
+//! looks the tokens up on the calling thread, which costs less than handing them over.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,12 +10,14 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 
 use crate::bert::Bert;
+use crate::bert_weights::BertWeights;
 use crate::config::EncoderConfig;
 use crate::device::Devices;
 use crate::embeddings::Embeddings;
 use crate::error::Error;
 use crate::family::Family;
 use crate::metrics;
+use crate::residence::Residence;
 use crate::sentence_bert::SentenceBert;
 use crate::static_encoder::StaticEncoder;
 use crate::text::{Reading, TextTokenizer, Tokens};
@@ -36,8 +39,15 @@ struct Inner {
 }
 
 enum Network {
-    Bert(Box<SentenceBert>),
+    Bert(Box<Resident>),
     Static(StaticEncoder),
+}
+
+/// A network that devices run.
+struct Resident {
+    /// On the CPU, which always has it.
+    cpu: SentenceBert,
+    residence: Residence,
 }
 
 impl Encoder {
@@ -52,6 +62,10 @@ impl Encoder {
         let family = Family::load(folder)?;
         let file = WeightsFile::read(&folder.join("model.safetensors"))?;
         let weights = file.tensors()?;
+        let tokenizer_file = folder.join("tokenizer.json");
+        let tokenizer_bytes =
+            std::fs::read(&tokenizer_file).map_err(|source| Error::reading(&tokenizer_file, source))?;
+        let name = name(&family, config, &[file.bytes(), &tokenizer_bytes]);
         let (network, reading, vocabulary, dimension, memory_bytes) = match &family {
             Family::Bert(bert) => {
                 if config.max_tokens > bert.max_position_embeddings {
@@ -59,10 +73,14 @@ impl Encoder {
                         format!("{} has positions for {} tokens", folder.display(), bert.max_position_embeddings);
                     return Err(Error::config("max_tokens", config.max_tokens, allowed));
                 }
-                let network = Bert::load(bert, weights)?;
-                let network = SentenceBert::new(network, bert.hidden_size, devices.micro_batch_tokens());
-                let bytes = network.bytes();
-                (Network::Bert(Box::new(network)), Reading::Framed, bert.vocab_size, bert.hidden_size, bytes)
+                let hidden = bert.hidden_size;
+                let cpu = SentenceBert::new(Bert::load(bert, weights)?, hidden, devices.micro_batch_tokens());
+                let bytes = cpu.bytes();
+                let read = || BertWeights::read(bert, file.tensors()?);
+                let residence =
+                    devices.place(&name, bert, config.max_tokens, read, &|tokens| on_cpu(&cpu, hidden, tokens))?;
+                let network = Network::Bert(Box::new(Resident { cpu, residence }));
+                (network, Reading::Framed, bert.vocab_size, hidden, bytes)
             }
             Family::Static(table) => {
                 let table = StaticEncoder::load(table, &weights)?;
@@ -70,11 +88,7 @@ impl Encoder {
                 (Network::Static(table), Reading::KnownWords, vocabulary, dimension, bytes)
             }
         };
-        let tokenizer_file = folder.join("tokenizer.json");
         let tokenizer = TextTokenizer::load(&tokenizer_file, vocabulary, reading, config)?;
-        let tokenizer_bytes =
-            std::fs::read(&tokenizer_file).map_err(|source| Error::reading(&tokenizer_file, source))?;
-        let name = name(&family, config, &[file.bytes(), &tokenizer_bytes]);
         let seconds = started.elapsed().as_secs_f64();
         tracing::info!(encoder = name, folder = %folder.display(), memory_bytes, seconds, "encoder loaded");
         Ok(Encoder(Arc::new(Inner {
@@ -110,22 +124,17 @@ impl Encoder {
         self.0.tokenizer.tokenize(texts)
     }
 
-    /// One unit vector per text, in the order of `tokens`; blocks the calling thread while the device works. A text in which a static
-    /// encoder knows no token has the zero vector.
+    /// One unit vector per text, in the order of `tokens`; blocks the calling thread while a device works. A device that fails is
+    /// replaced by another one, and the caller does not notice. A text in which a static encoder knows no token has the zero vector.
     pub fn encode(&self, tokens: &Tokens) -> Result<Embeddings, Error> {
         let started = Instant::now();
         let embeddings = match &self.0.network {
             Network::Bert(network) => {
                 self.0.check(tokens)?;
-                let mut embeddings = Embeddings::zeros(self.0.dimension, tokens.len());
-                self.0.devices.install(|| network.encode(tokens, &mut embeddings.data));
-                embeddings
+                network.residence.encode(tokens, &|tokens| on_cpu(&network.cpu, self.0.dimension, tokens))?
             }
             Network::Static(table) => table.encode(tokens)?,
         };
-        if !embeddings.data.iter().all(|value| value.is_finite()) {
-            return Err(Error::fault("encoding", "a vector is no finite number"));
-        }
         metrics::encoded(tokens.len(), tokens.total(), started);
         Ok(embeddings)
     }
@@ -135,14 +144,14 @@ impl Encoder {
         self.encode(&self.tokenize(texts)?)
     }
 
-    /// Runs other model work of this encoder (catalogue search) on its threads.
+    /// Runs other model work of this encoder (catalogue search) on the CPU's threads.
     pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.0.devices.install(work)
     }
 }
 
 impl Inner {
-    /// Refuses tokens that would read beyond the tables.
+    /// Refuses tokens that would read beyond the tables: on a device that would look like its failure.
     fn check(&self, tokens: &Tokens) -> Result<(), Error> {
         let fits = |text: usize| {
             let ids = tokens.ids(text);
@@ -153,6 +162,13 @@ impl Inner {
         }
         Err(Error::fault("encoding", "the tokens were made by another encoder"))
     }
+}
+
+/// A batch on its way through the CPU.
+fn on_cpu(network: &SentenceBert, dimension: usize, tokens: &Tokens) -> Embeddings {
+    let mut embeddings = Embeddings::zeros(dimension, tokens.len());
+    network.encode(tokens, &mut embeddings.data);
+    embeddings
 }
 
 fn name(family: &Family, config: &EncoderConfig, files: &[&[u8]]) -> String {

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
-/// Questions ready to learn from: cosines, phi and the right class of each.
+/// Questions ready to learn from: vector, cosines, phi and the right class of each; and the catalogue's own examples, which say what
+/// their words mean and nothing of users.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Examples {
+    /// `[questions, dimension]`.
+    pub(crate) vectors: Vec<f32>,
     /// `[questions, intents]`.
     pub(crate) cosines: Vec<f32>,
     /// `[questions, width]`.
@@ -13,8 +16,12 @@ pub(crate) struct Examples {
     pub(crate) labels: Vec<usize>,
     /// Phi of a user of whom nothing is known: `[width]`.
     pub(crate) unknown_user: Vec<f32>,
+    /// The catalogue's examples that no question repeats: `[texts, dimension]`, and their intents.
+    pub(crate) further_vectors: Vec<f32>,
+    pub(crate) further_labels: Vec<usize>,
     pub(crate) intents: usize,
     pub(crate) width: usize,
+    pub(crate) dimension: usize,
 }
 
 impl Examples {
@@ -29,12 +36,30 @@ impl Examples {
         (cosines, &self.phi[index * self.width..][..self.width], self.labels[index])
     }
 
-    /// The questions for which `keep` says so, in order.
+    /// The vector of one question.
+    pub(crate) fn vector(&self, index: usize) -> &[f32] {
+        &self.vectors[index * self.dimension..][..self.dimension]
+    }
+
+    /// The classes that questions belong to: out of scope, the last one, counts only where a question taught it.
+    pub(crate) fn counted_classes(&self) -> usize {
+        self.intents + usize::from(self.labels.contains(&self.intents))
+    }
+
+    /// The questions for which `keep` says so, in order, with all further texts.
     pub(crate) fn select(&self, keep: impl Fn(usize) -> bool) -> Examples {
-        let unknown_user = self.unknown_user.clone();
-        let mut selected = Examples { unknown_user, intents: self.intents, width: self.width, ..Examples::default() };
+        let mut selected = Examples {
+            unknown_user: self.unknown_user.clone(),
+            further_vectors: self.further_vectors.clone(),
+            further_labels: self.further_labels.clone(),
+            intents: self.intents,
+            width: self.width,
+            dimension: self.dimension,
+            ..Examples::default()
+        };
         for index in (0..self.len()).filter(|index| keep(*index)) {
             let (cosines, phi, label) = self.question(index);
+            selected.vectors.extend_from_slice(self.vector(index));
             selected.cosines.extend_from_slice(cosines);
             selected.phi.extend_from_slice(phi);
             selected.labels.push(label);
@@ -72,7 +97,7 @@ pub(crate) fn divide(labels: &[usize], groups: &[String], folds: usize, seed: u6
 }
 
 /// Fisher-Yates with the SplitMix64 generator (Steele et al. 2014), which needs no state beyond its seed.
-fn shuffle<T>(items: &mut [T], seed: u64) {
+pub(crate) fn shuffle<T>(items: &mut [T], seed: u64) {
     let mut state = seed;
     for last in (1..items.len()).rev() {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -2,17 +2,21 @@
 //!
 //! A head belongs to one catalogue, one encoder and one list of encodings; all three are written into its file and a head made for
 //! others is refused with the reason, because its numbers would be read against the wrong intents or features. The file holds the
-//! tensors `scale`, `bias`, `weights` and `mixing` and, as metadata, everything else.
+//! tensors `scale`, `bias`, `weights`, `mixing`, `directions` and `direction_bias` and, as metadata, everything else. Clones of a head
+//! share its numbers, so that whoever serves may swap it while batches still rank with the one before.
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
+use crate::calibration::Calibration;
 use crate::catalogue::Catalogue;
+use crate::embeddings::Embeddings;
 use crate::error::Error;
 use crate::features::{EncodedFeature, FeatureEncoder};
 use crate::files::{from_little_endian, little_endian, write_whole};
@@ -21,7 +25,7 @@ use crate::parameters::{Parameters, mixing_rows};
 use crate::ranking::Ranking;
 
 /// The version of the file's layout.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// The metadata key under which everything but the tensors is kept, as JSON.
 const METADATA_KEY: &str = "larder_head";
 /// The largest head file.
@@ -29,9 +33,12 @@ const MAX_BYTES: u64 = 1 << 30;
 /// The threshold of a head that learned nothing.
 const SIMILARITY_THRESHOLD: f32 = 0.3;
 
-/// Scale, weights, calibration and threshold of one (catalogue, encoder, feature service).
+/// Parameters, calibration and threshold of one (catalogue, encoder, feature service).
 #[derive(Debug, Clone, PartialEq)]
-pub struct Head {
+pub struct Head(Arc<Inner>);
+
+#[derive(Debug, PartialEq)]
+struct Inner {
     about: About,
     parameters: Parameters,
 }
@@ -44,8 +51,7 @@ struct About {
     catalogue: String,
     encoder: String,
     encodings: Vec<EncodedFeature>,
-    temperature: f32,
-    threshold: f32,
+    calibration: Calibration,
     training_questions: usize,
 }
 
@@ -58,7 +64,7 @@ impl Head {
             encoder_name,
             features,
             parameters,
-            Calibration { temperature: 1.0, threshold: SIMILARITY_THRESHOLD },
+            Calibration { similarity: 1.0, vector: 0.0, out_of_scope: None, threshold: SIMILARITY_THRESHOLD },
             0,
         )
     }
@@ -76,52 +82,59 @@ impl Head {
             catalogue: catalogue.version.clone(),
             encoder: encoder_name.to_owned(),
             encodings: features.features().to_vec(),
-            temperature: calibration.temperature,
-            threshold: calibration.threshold,
+            calibration,
             training_questions,
         };
-        Head { about, parameters }
+        Head(Arc::new(Inner { about, parameters }))
     }
 
     /// The confidence below which a question is handed over.
     pub fn threshold(&self) -> f32 {
-        self.about.threshold
+        self.0.about.calibration.threshold
     }
 
     /// How many questions it learned from; 0 for `similarity_only`.
     pub fn training_questions(&self) -> usize {
-        self.about.training_questions
+        self.0.about.training_questions
     }
 
     /// The version of the catalogue it belongs to.
     pub fn catalogue_version(&self) -> &str {
-        &self.about.catalogue
+        &self.0.about.catalogue
     }
 
     /// Ranks the intents for each question: `cosines` is `[questions, intents]`, `phi` is `[questions, width]`, both row-major.
     ///
     /// # Errors
-    /// `ReportFault` when the two do not hold the same number of questions of this head's shape.
-    pub fn rank(&self, cosines: &[f32], phi: &[f32]) -> Result<Vec<Ranking>, Error> {
+    /// `ReportFault` when the three do not hold the same number of questions of this head's shape.
+    pub fn rank(&self, questions: &Embeddings, cosines: &[f32], phi: &[f32]) -> Result<Vec<Ranking>, Error> {
         let started = Instant::now();
-        let (intents, width) = (self.parameters.classes() - 1, self.parameters.width());
-        let questions = cosines.len() / intents;
-        if cosines.len() != questions * intents || phi.len() != questions * width {
+        let Inner { about, parameters } = self.0.as_ref();
+        let (intents, width, dimension) = (parameters.classes() - 1, parameters.width(), parameters.dimension());
+        let count = questions.len();
+        let reads_vector = dimension > 0;
+        if cosines.len() != count * intents
+            || phi.len() != count * width
+            || (reads_vector && questions.dimension != dimension)
+        {
             let problem = format!(
-                "{} cosines and {} feature numbers; the head has {intents} intents and {width} numbers",
+                "{count} vectors of {}, {} cosines and {} feature numbers; the head has {intents} intents, {width} numbers \
+                 and reads vectors of {dimension}",
+                questions.dimension,
                 cosines.len(),
                 phi.len()
             );
             return Err(Error::fault("ranking", problem));
         }
-        let mut scores = vec![0.0; intents + 1];
-        let rankings = (0..questions).map(|question| {
-            self.parameters.score(
-                &cosines[question * intents..][..intents],
-                &phi[question * width..][..width],
-                &mut scores,
-            );
-            Ranking::from_scores(&scores, self.about.temperature, self.about.threshold)
+        let (mut scores, mut of_vector) = (vec![0.0; intents + 1], vec![0.0; intents + 1]);
+        let rankings = (0..count).map(|question| {
+            let (cosines, phi) = (&cosines[question * intents..][..intents], &phi[question * width..][..width]);
+            parameters.score_similarity(cosines, phi, &mut scores);
+            if reads_vector {
+                parameters.score_vector(questions.row(question), &mut of_vector);
+            }
+            about.calibration.combine(&mut scores, &of_vector);
+            Ranking::from_scores(&scores, about.calibration.threshold)
         });
         let rankings = rankings.collect();
         metrics::scored(started);
@@ -148,6 +161,11 @@ impl Head {
         let about = metadata.metadata().as_ref().and_then(|entries| entries.get(METADATA_KEY));
         let about =
             about.ok_or_else(|| Error::head(path, format!("has no {METADATA_KEY} metadata, so it is no head")))?;
+        // The layout first: another one's metadata may not even have these keys.
+        let layout: Layout = serde_json::from_str(about).map_err(|error| damaged(error.to_string()))?;
+        if layout.format != FORMAT {
+            return Err(Error::head(path, format!("has layout {}, this program reads {FORMAT}", layout.format)));
+        }
         let about: About = serde_json::from_str(about).map_err(|error| damaged(error.to_string()))?;
         about.belongs_to(catalogue, encoder_name, features).map_err(|reason| Error::head(path, reason))?;
 
@@ -159,8 +177,10 @@ impl Head {
             bias: values("bias", &[classes])?,
             weights: values("weights", &[features.width(), classes])?,
             mixing: values("mixing", &[mixing_rows(classes), classes])?,
+            directions: values("directions", &[rows_of(&tensors, "directions"), classes])?,
+            direction_bias: values("direction_bias", &[classes])?,
         };
-        Ok(Head { about, parameters })
+        Ok(Head(Arc::new(Inner { about, parameters })))
     }
 
     /// Writes the head; a file that is already there is replaced only once the new one is complete and on the disk.
@@ -170,12 +190,15 @@ impl Head {
     }
 
     fn to_bytes(&self) -> Result<Vec<u8>, String> {
-        let (classes, width) = (self.parameters.classes(), self.parameters.width());
+        let Inner { about, parameters } = self.0.as_ref();
+        let (classes, width) = (parameters.classes(), parameters.width());
         let tensors = [
-            ("bias", vec![classes], little_endian(&self.parameters.bias)),
-            ("mixing", vec![mixing_rows(classes), classes], little_endian(&self.parameters.mixing)),
-            ("scale", vec![1], little_endian(&[self.parameters.scale])),
-            ("weights", vec![width, classes], little_endian(&self.parameters.weights)),
+            ("bias", vec![classes], little_endian(&parameters.bias)),
+            ("direction_bias", vec![classes], little_endian(&parameters.direction_bias)),
+            ("directions", vec![parameters.dimension(), classes], little_endian(&parameters.directions)),
+            ("mixing", vec![mixing_rows(classes), classes], little_endian(&parameters.mixing)),
+            ("scale", vec![1], little_endian(&[parameters.scale])),
+            ("weights", vec![width, classes], little_endian(&parameters.weights)),
         ];
         let views = tensors.iter().map(|(name, shape, data)| {
             TensorView::new(Dtype::F32, shape.clone(), data)
@@ -183,24 +206,20 @@ impl Head {
                 .map_err(|error| error.to_string())
         });
         let views = views.collect::<Result<Vec<_>, String>>()?;
-        let about = serde_json::to_string(&self.about).map_err(|error| error.to_string())?;
+        let about = serde_json::to_string(about).map_err(|error| error.to_string())?;
         let metadata = HashMap::from([(METADATA_KEY.to_owned(), about)]);
         safetensors::serialize(views, Some(metadata)).map_err(|error| error.to_string())
     }
 }
 
-/// How scores become confidence and confidence a hand-over.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Calibration {
-    pub(crate) temperature: f32,
-    pub(crate) threshold: f32,
+/// The one key that every layout has.
+#[derive(Deserialize)]
+struct Layout {
+    format: u32,
 }
 
 impl About {
     fn belongs_to(&self, catalogue: &Catalogue, encoder_name: &str, features: &FeatureEncoder) -> Result<(), String> {
-        if self.format != FORMAT {
-            return Err(format!("has layout {}, this program reads {FORMAT}", self.format));
-        }
         if self.catalogue != catalogue.version {
             return Err(format!(
                 "was made for catalogue version {}, this one is {}",
@@ -224,11 +243,15 @@ impl About {
                 ours.len()
             ));
         }
-        if !(self.temperature > 0.0 && self.temperature.is_finite() && (0.0..=1.0).contains(&self.threshold)) {
-            return Err(format!("has temperature {} and threshold {}", self.temperature, self.threshold));
+        if !self.calibration.is_sound() {
+            return Err(format!("has the calibration {:?}", self.calibration));
         }
         Ok(())
     }
+}
+
+fn rows_of(tensors: &SafeTensors<'_>, name: &str) -> usize {
+    tensors.tensor(name).ok().and_then(|tensor| tensor.shape().first().copied()).unwrap_or(0)
 }
 
 fn read(tensors: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
@@ -265,14 +288,28 @@ mod tests {
         FeatureEncoder::new(vec![EncodedFeature { feature: "orders:status".into(), encoding }]).unwrap()
     }
 
+    fn vectors(data: &[f32]) -> Embeddings {
+        Embeddings { dimension: 2, data: data.to_vec() }
+    }
+
+    /// The same head with something else in it.
+    fn changed(change: impl FnOnce(&mut About, &mut Parameters)) -> Head {
+        let head = head();
+        let (mut about, mut parameters) = (head.0.about.clone(), head.0.parameters.clone());
+        change(&mut about, &mut parameters);
+        Head(Arc::new(Inner { about, parameters }))
+    }
+
     fn head() -> Head {
         let parameters = Parameters {
             scale: 17.25,
             bias: vec![0.1, -0.2, 8.0],
             weights: (0..12).map(|i| (i as f32).sin()).collect(),
             mixing: (0..9).map(|i| (i as f32).cos()).collect(),
+            directions: (0..6).map(|i| (i as f32 + 0.5).sin()).collect(),
+            direction_bias: vec![0.3, 0.0, -0.3],
         };
-        let calibration = Calibration { temperature: 1.3, threshold: 0.41 };
+        let calibration = Calibration { similarity: 0.7, vector: 0.4, out_of_scope: Some(5.5), threshold: 0.41 };
         Head::new(&catalogue(2), "encoder", &features(&["a", "b"]), parameters, calibration, 99)
     }
 
@@ -288,7 +325,11 @@ mod tests {
         let loaded = Head::load(&path, &catalogue(2), "encoder", &features(&["a", "b"])).unwrap();
         assert_eq!(loaded, head());
         let (cosines, phi) = ([0.7, 0.65, 0.2, 0.1], [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
-        assert_eq!(loaded.rank(&cosines, &phi).unwrap(), head().rank(&cosines, &phi).unwrap());
+        let questions = vectors(&[0.6, 0.8, 1.0, 0.0]);
+        let ranked = loaded.rank(&questions, &cosines, &phi).unwrap();
+        assert_eq!(ranked, head().rank(&questions, &cosines, &phi).unwrap());
+        let others = head().rank(&vectors(&[0.8, 0.6, 0.0, 1.0]), &cosines, &phi).unwrap();
+        assert_ne!(ranked, others, "the vector itself counts");
     }
 
     #[test]
@@ -308,14 +349,16 @@ mod tests {
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
         refused(&catalogue(2), "encoder", &features(&["a", "b"]), "damaged");
-        let mut poisoned = head();
-        poisoned.parameters.bias[1] = f32::NAN;
-        poisoned.save(&path).unwrap();
-        refused(&catalogue(2), "encoder", &features(&["a", "b"]), "bias");
-        let mut boundless = head();
-        boundless.about.threshold = 7.0;
-        boundless.save(&path).unwrap();
-        refused(&catalogue(2), "encoder", &features(&["a", "b"]), "threshold 7");
+        changed(|_, parameters| parameters.directions[1] = f32::NAN).save(&path).unwrap();
+        refused(&catalogue(2), "encoder", &features(&["a", "b"]), "directions");
+        changed(|about, _| about.calibration.threshold = 7.0).save(&path).unwrap();
+        refused(&catalogue(2), "encoder", &features(&["a", "b"]), "threshold: 7");
+        changed(|about, _| about.format = 2).save(&path).unwrap();
+        refused(&catalogue(2), "encoder", &features(&["a", "b"]), "has layout 2, this program reads 3");
+        let older = HashMap::from([(METADATA_KEY.to_owned(), r#"{"format":2,"temperature":1.0}"#.to_owned())]);
+        let older = safetensors::serialize(Vec::<(&str, TensorView<'_>)>::new(), Some(older)).unwrap();
+        std::fs::write(&path, older).unwrap();
+        refused(&catalogue(2), "encoder", &features(&["a", "b"]), "has layout 2, this program reads 3");
         let bare = safetensors::serialize(Vec::<(&str, TensorView<'_>)>::new(), None).unwrap();
         std::fs::write(&path, bare).unwrap();
         refused(&catalogue(2), "encoder", &features(&["a", "b"]), "no head");
@@ -325,16 +368,19 @@ mod tests {
     fn without_training_the_nearest_intent_wins_and_strangers_are_handed_over() {
         let head = Head::similarity_only(&catalogue(2), "encoder", &features(&["a"]));
         let phi = [1.0, 0.0, 0.0];
-        let near = &head.rank(&[0.9, 0.5], &phi).unwrap()[0];
+        let near = &head.rank(&vectors(&[1.0, 0.0]), &[0.9, 0.5], &phi).unwrap()[0];
         assert!(near.best == 0 && !near.hand_over, "{near:?}");
-        let far = &head.rank(&[0.2, 0.3], &phi).unwrap()[0];
+        let far = &head.rank(&vectors(&[1.0, 0.0]), &[0.2, 0.3], &phi).unwrap()[0];
         assert!(far.best == 1 && far.hand_over, "{far:?}");
     }
 
     #[test]
     fn wrong_shapes_are_an_error() {
-        assert!(head().rank(&[0.5; 3], &[0.0; 4]).is_err());
-        assert!(head().rank(&[0.5; 4], &[0.0; 4]).is_err());
-        assert_eq!(head().rank(&[], &[]).unwrap(), []);
+        let two = vectors(&[1.0, 0.0, 0.0, 1.0]);
+        assert!(head().rank(&two, &[0.5; 3], &[0.0; 8]).is_err());
+        assert!(head().rank(&two, &[0.5; 4], &[0.0; 4]).is_err());
+        let wide = Embeddings { dimension: 4, data: vec![0.5; 8] };
+        assert!(head().rank(&wide, &[0.5; 4], &[0.0; 8]).is_err(), "vectors of another encoder");
+        assert_eq!(head().rank(&vectors(&[]), &[], &[]).unwrap(), []);
     }
 }

@@ -3,6 +3,7 @@
 //! The search is exact, one pass over all examples for a whole batch of questions (`search`). An index belongs to the encoder that built
 //! it: the vectors of two models have nothing to do with each other.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -116,6 +117,16 @@ impl CatalogueIndex {
     /// # Errors
     /// `ReportFault` when the questions come from an encoder of another dimension.
     pub fn best_cosines(&self, questions: &Embeddings) -> Result<Vec<f32>, Error> {
+        self.best_cosines_without(questions, |_| &[])
+    }
+
+    /// The same, except that each question is not compared with the examples that `left_out` gives for it: a question that is itself an
+    /// example would find nothing but itself. Examples are counted through all intents in the catalogue's order.
+    pub(crate) fn best_cosines_without<'a>(
+        &self,
+        questions: &Embeddings,
+        left_out: impl Fn(usize) -> &'a [usize],
+    ) -> Result<Vec<f32>, Error> {
         let started = Instant::now();
         self.check(questions)?;
         let (count, intents) = (questions.len(), self.own.len());
@@ -124,7 +135,11 @@ impl CatalogueIndex {
             return Ok(best);
         }
         let search = Search::new(questions);
-        let parts = self.in_parts(count, |intents| self.closeness(&search, count, intents));
+        let mut own_questions = HashMap::<usize, Vec<usize>>::new();
+        for question in 0..count {
+            left_out(question).iter().for_each(|example| own_questions.entry(*example).or_default().push(question));
+        }
+        let parts = self.in_parts(count, |intents| self.closeness(&search, count, intents, &own_questions));
         for (intents_of_part, closeness) in parts {
             for (intent, values) in intents_of_part.zip(closeness.chunks_exact(count)) {
                 values.iter().enumerate().for_each(|(question, value)| best[question * intents + intent] = *value);
@@ -157,13 +172,43 @@ impl CatalogueIndex {
         Ok((0..batch).map(|question| all.of(question).to_vec()).collect())
     }
 
-    /// Each question's closeness to some of the intents: `[intents, questions]`.
-    fn closeness(&self, search: &Search, questions: usize, intents: Range<usize>) -> Vec<f32> {
+    /// The examples' vectors in the catalogue's order.
+    pub(crate) fn vectors(&self) -> Embeddings {
+        Embeddings { dimension: self.encoder.dimension(), data: self.examples.to_vec() }
+    }
+
+    /// A catalogue without some of its intents, and the index of it.
+    ///
+    /// # Errors
+    /// `FixCatalogue` when no intent is left.
+    pub fn without_intents(
+        &self,
+        catalogue: &Catalogue,
+        left_out: &[usize],
+    ) -> Result<(Catalogue, CatalogueIndex), Error> {
+        let kept = || (0..catalogue.intents.len()).filter(|intent| !left_out.contains(intent));
+        let smaller = Catalogue::new(kept().map(|intent| catalogue.intents[intent].clone()).collect())?;
+        let rows: Vec<usize> = kept().flat_map(|intent| self.own[intent].clone()).collect();
+        let index = CatalogueIndex::from_rows(&self.encoder, &smaller, self.vectors().select(&rows).data);
+        Ok((smaller, index))
+    }
+
+    /// Each question's closeness to some of the intents: `[intents, questions]`, where an example says nothing of `its_questions`.
+    fn closeness(
+        &self,
+        search: &Search,
+        questions: usize,
+        intents: Range<usize>,
+        its_questions: &HashMap<usize, Vec<usize>>,
+    ) -> Vec<f32> {
         let mut closeness = Vec::with_capacity(intents.len() * questions);
         let mut largest = Largest::new(questions, self.nearest);
         let mut ends = intents.clone().map(|intent| self.own[intent].end);
         let mut end = ends.next().unwrap_or_default();
         search.scan(&self.examples, self.examples_of(&intents), |example, cosines| {
+            for question in its_questions.get(&example).into_iter().flatten() {
+                cosines[*question] = f32::NEG_INFINITY;
+            }
             largest.add(example, cosines);
             // Every intent has at least one example.
             if example + 1 == end {
@@ -218,7 +263,7 @@ impl CatalogueIndex {
     }
 }
 
-/// The mean cosine of some neighbours.
+/// The mean cosine of some neighbours; 0 where there is none.
 fn mean(neighbours: &[Neighbour]) -> f32 {
     neighbours.iter().map(|neighbour| neighbour.cosine).sum::<f32>() / neighbours.len().max(1) as f32
 }

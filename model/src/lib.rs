@@ -1,12 +1,22 @@
 //! Larder's model: text encoder, answer catalogue, feature encodings and the calibrated ranking head, on Burn.
 //!
 //! One question's way through this crate: `Encoder::tokenize` -> `Tokens` -> `Encoder::encode` -> `Embeddings` ->
-//! `CatalogueIndex::best_cosines`; beside it `FeatureEncoder::encode` -> phi; both into `Head::rank` -> `Ranking`. Training takes
-//! `LabelledQuestion`s and gives a `Head`. The crate is a plain synchronous library: it knows no network, no runtime and no store.
+//! `CatalogueIndex::best_cosines`; beside it `FeatureEncoder::encode` -> phi; all three into `Head::rank` -> `Ranking`. Training takes
+//! `LabelledQuestion`s and gives a `Head`; `judge` and `Evaluation` say how good it is. The crate is a plain synchronous library: it knows no network, no runtime and no store.
 
 mod config;
 mod error;
+
 mod device;
+mod device_name;
+mod device_plan;
+mod device_status;
+mod schedule;
+mod residence;
+mod accelerator;
+mod accelerator_thread;
+mod self_check;
+mod rehearsal;
 
 mod encoder;
 mod text;
@@ -15,6 +25,9 @@ mod family;
 mod sentence_bert;
 mod bert;
 mod bert_config;
+mod bert_weights;
+mod padded_bert;
+mod bucket;
 mod cpu;
 mod static_encoder;
 mod static_config;
@@ -36,6 +49,7 @@ mod examples;
 mod cross_validation;
 mod fit;
 mod calibration;
+mod evaluation;
 mod report;
 
 mod fine_tune;
@@ -55,11 +69,13 @@ mod files;
 mod metrics;
 
 pub use catalogue::{Catalogue, Intent, OUT_OF_SCOPE};
-pub use config::{EncoderConfig, ModelConfig};
+pub use config::{CudaDtype, EncoderConfig, ModelConfig};
 pub use device::Devices;
+pub use device_status::{DeviceState, DeviceStatus};
 pub use embeddings::Embeddings;
 pub use encoder::Encoder;
 pub use error::Error;
+pub use evaluation::{Evaluation, IntentFigures, Judged, ReliabilityBin, judge};
 pub use features::{EncodedFeature, Encoding, FeatureEncoder, FeatureValue};
 pub use fine_tune::{FineTuneProgress, FineTuneReport, FineTuneRequest, fine_tune};
 pub use fine_tune_corpus::LabelledText;
@@ -69,6 +85,8 @@ pub use index::CatalogueIndex;
 pub use metrics::describe_metrics;
 pub use question::LabelledQuestion;
 pub use ranking::Ranking;
+#[doc(hidden)]
+pub use rehearsal::{Flaw, FlawKind, Rehearsal};
 pub use report::TrainReport;
 pub use search::Neighbour;
 pub use text::Tokens;

@@ -1,9 +1,12 @@
 //! The names of this crate's metrics, declared once, and the only functions that record them.
 //!
-//! Seconds are histograms of whole calls (a call may hold one text or a batch). The one label says how large a batch was, as a power of
-//! two, so that its spread over calls of one size can be read; none ever names a tenant.
+//! Seconds are histograms of whole calls (a call may hold one text or a batch), labelled with how large a batch was, as a power of two, so
+//! that its spread over calls of one size can be read. The other labels name a device, its state and how it failed. None ever names a
+//! tenant.
 
 use std::time::Instant;
+
+use crate::device_status::{DeviceState, DeviceStatus, FailureKind};
 
 /// Texts tokenised.
 const TEXTS: &str = "larder_model_texts_total";
@@ -23,9 +26,17 @@ const ENCODE_SECONDS: &str = "larder_model_encode_seconds";
 const SEARCH_SECONDS: &str = "larder_model_search_seconds";
 /// Seconds per ranking call of a head.
 const SCORE_SECONDS: &str = "larder_model_score_seconds";
+/// Texts encoded, by device.
+const DEVICE_TEXTS: &str = "larder_model_device_texts_total";
+/// Devices given up, by device and what they did.
+const DEVICE_FAILURES: &str = "larder_model_device_failures_total";
+/// 1 for the state a device is in, 0 for the others, by device and state.
+const DEVICE_STATE: &str = "larder_model_device_state";
+/// Tokens a second over the last jobs, by device.
+const DEVICE_SPEED: &str = "larder_model_device_tokens_per_s";
 
 /// Every metric of this crate with its description.
-const METRICS: [(&str, &str); 9] = [
+const METRICS: [(&str, &str); 13] = [
     (TEXTS, "Texts tokenised."),
     (TOKENS, "Tokens produced, special tokens included."),
     (TRUNCATED_TEXTS, "Texts cut at max_tokens or max_text_bytes."),
@@ -35,6 +46,10 @@ const METRICS: [(&str, &str); 9] = [
     (ENCODE_SECONDS, "Seconds per encode call, by its number of tokens (up to the next power of two)."),
     (SEARCH_SECONDS, "Seconds per catalogue search."),
     (SCORE_SECONDS, "Seconds per ranking call."),
+    (DEVICE_TEXTS, "Texts encoded by a device."),
+    (DEVICE_FAILURES, "Devices given up."),
+    (DEVICE_STATE, "1 for the state a device is in."),
+    (DEVICE_SPEED, "Tokens a second over a device's last jobs."),
 ];
 
 /// Describes every metric to the installed recorder.
@@ -42,6 +57,8 @@ pub fn describe_metrics() {
     for (name, description) in METRICS {
         if name.ends_with("_total") {
             metrics::describe_counter!(name, description);
+        } else if [DEVICE_STATE, DEVICE_SPEED].contains(&name) {
+            metrics::describe_gauge!(name, description);
         } else {
             metrics::describe_histogram!(name, description);
         }
@@ -59,6 +76,22 @@ pub(crate) fn encoded(texts: usize, tokens: usize, started: Instant) {
     metrics::histogram!(ENCODE_BATCH_TEXTS).record(texts as f64);
     metrics::histogram!(ENCODE_BATCH_TOKENS).record(tokens as f64);
     metrics::histogram!(ENCODE_SECONDS, "tokens" => bucket(tokens)).record(started.elapsed().as_secs_f64());
+}
+
+pub(crate) fn device_encoded(device: &str, texts: usize) {
+    metrics::counter!(DEVICE_TEXTS, "device" => device.to_owned()).increment(texts as u64);
+}
+
+pub(crate) fn device_failed(device: &str, kind: FailureKind) {
+    metrics::counter!(DEVICE_FAILURES, "device" => device.to_owned(), "kind" => kind.label()).increment(1);
+}
+
+pub(crate) fn observe_device(device: &DeviceStatus) {
+    for state in DeviceState::ALL {
+        let value = if state == device.state { 1.0 } else { 0.0 };
+        metrics::gauge!(DEVICE_STATE, "device" => device.name.clone(), "state" => state.label()).set(value);
+    }
+    metrics::gauge!(DEVICE_SPEED, "device" => device.name.clone()).set(device.tokens_per_s);
 }
 
 pub(crate) fn searched(started: Instant) {

@@ -22,8 +22,8 @@ pub struct Ranking {
 
 impl Ranking {
     /// Judges one row of scores, the intents' in catalogue order and out of scope last.
-    pub(crate) fn from_scores(scores: &[f32], temperature: f32, threshold: f32) -> Ranking {
-        let probabilities = softmax(scores, temperature);
+    pub(crate) fn from_scores(scores: &[f32], threshold: f32) -> Ranking {
+        let probabilities = softmax(scores);
         let (intents, out_of_scope) = probabilities.split_at(scores.len() - 1);
         let mut candidates: Vec<(usize, f32)> = Vec::with_capacity(CANDIDATES + 1);
         for (intent, probability) in intents.iter().enumerate() {
@@ -52,25 +52,25 @@ mod tests {
 
     #[test]
     fn a_confidence_that_is_no_number_hands_over() {
-        assert!(Ranking::from_scores(&[f32::INFINITY, 1.0, 0.0], 1.0, 0.0).confidence.is_nan());
-        assert!(Ranking::from_scores(&[f32::INFINITY, 1.0, 0.0], 1.0, 0.0).hand_over);
+        assert!(Ranking::from_scores(&[f32::INFINITY, 1.0, 0.0], 0.0).confidence.is_nan());
+        assert!(Ranking::from_scores(&[f32::INFINITY, 1.0, 0.0], 0.0).hand_over);
     }
 
     #[test]
     fn the_three_best_come_in_order() {
-        let ranking = Ranking::from_scores(&[1.0, 4.0, 2.0, 3.0, 0.0], 1.0, 0.5);
+        let ranking = Ranking::from_scores(&[1.0, 4.0, 2.0, 3.0, 0.0], 0.5);
         assert_eq!(ranking.candidates.iter().map(|(intent, _)| *intent).collect::<Vec<_>>(), [1, 3, 2]);
         assert_eq!((ranking.best, ranking.confidence), ranking.candidates[0]);
         assert!(!ranking.hand_over);
-        let one = Ranking::from_scores(&[1.0, 0.0], 1.0, 0.5);
+        let one = Ranking::from_scores(&[1.0, 0.0], 0.5);
         assert_eq!(one.candidates.len(), 1);
     }
 
     #[test]
     fn doubt_and_strangeness_hand_over() {
-        assert!(Ranking::from_scores(&[1.0, 1.0, 1.0, -9.0], 1.0, 0.5).hand_over, "a third each");
-        let strange = Ranking::from_scores(&[1.0, 0.0, 3.0], 1.0, 0.0);
+        assert!(Ranking::from_scores(&[1.0, 1.0, 1.0, -9.0], 0.5).hand_over, "a third each");
+        let strange = Ranking::from_scores(&[1.0, 0.0, 3.0], 0.0);
         assert!(strange.hand_over && strange.best == 0 && strange.out_of_scope > 0.8);
-        assert!(!Ranking::from_scores(&[3.0, 0.0, 1.0], 1.0, 0.5).hand_over);
+        assert!(!Ranking::from_scores(&[3.0, 0.0, 1.0], 0.5).hand_over);
     }
 }

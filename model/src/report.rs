@@ -1,14 +1,16 @@
 //! Calibrates a trained head and reports how good it is, from predictions on questions that no fit had seen.
 //!
-//! The temperature and threshold that the report uses on one part of the questions come from the other parts; the head itself gets the
-//! ones of all parts together.
+//! The calibration and threshold that the report uses on one part of the questions come from the other parts; the head itself gets
+//! those of all parts together.
 
 use serde::Serialize;
 
-use crate::calibration::{choose_threshold, expected_calibration_error, fit_temperature, log_loss};
+use crate::calibration::{
+    Calibration, PartScores, choose_threshold, energy_of_intents, fit_weights, log_loss, strangeness,
+};
 use crate::cross_validation::{Choice, FOLDS};
+use crate::evaluation::{Evaluation, Judged};
 use crate::examples::Examples;
-use crate::head::Calibration;
 use crate::ranking::Ranking;
 use crate::train::TrainRequest;
 
@@ -19,7 +21,7 @@ pub struct TrainReport {
     pub questions: usize,
     /// Of these out of scope.
     pub out_of_scope_questions: usize,
-    /// Intents of the catalogue without a training question; they rank by similarity.
+    /// Intents of the catalogue without a training question; they are known from their examples alone.
     pub intents_without_questions: Vec<String>,
     /// Share of all questions treated rightly: answered with the right intent, or out of scope and handed over.
     pub accuracy: f32,
@@ -35,10 +37,14 @@ pub struct TrainReport {
     pub out_of_scope_handed_over: f32,
     /// Expected calibration error of the confidence, 15 bins.
     pub ece: f32,
+    /// How well the confidence tells right first places from wrong ones; absent where all are alike.
+    pub auroc: Option<f32>,
     /// Mean negative log likelihood, calibrated.
     pub log_loss: f32,
-    /// The head's temperature.
-    pub temperature: f32,
+    /// What similarity and features count in the head.
+    pub similarity_weight: f32,
+    /// What the question's vector counts in the head.
+    pub vector_weight: f32,
     /// The head's threshold.
     pub threshold: f32,
     /// The head's scale of the cosine.
@@ -49,30 +55,37 @@ pub struct TrainReport {
     pub steps: usize,
 }
 
-/// Temperature and threshold from the left-out scores of the questions that `of` names.
+/// Weights of the parts and threshold from the left-out scores of the questions `rows`.
 pub(crate) fn calibrate(
     examples: &Examples,
-    chosen: &Choice,
-    of: impl Fn(usize) -> bool,
+    scores: &PartScores,
+    rows: &[usize],
     wrong_answer_cost: f32,
 ) -> Calibration {
-    let classes = examples.intents + 1;
-    let rows: Vec<usize> = (0..examples.len()).filter(|index| of(*index)).collect();
-    let row = |index: usize| &chosen.scores[index * classes..][..classes];
-    let scores: Vec<f32> = rows.iter().flat_map(|index| row(*index)).copied().collect();
-    let labels: Vec<usize> = rows.iter().map(|index| examples.labels[*index]).collect();
-    let temperature = fit_temperature(&scores, classes, &labels);
-    let rankings: Vec<(Ranking, Option<usize>)> = scores
-        .chunks_exact(classes)
-        .zip(labels)
-        .map(|(scores, label)| {
-            (Ranking::from_scores(scores, temperature, 0.0), (label < examples.intents).then_some(label))
+    let intents = examples.intents;
+    let weights = fit_weights(scores, &examples.labels, rows, examples.counted_classes(), [0.5, 0.5]);
+    let mut calibration = Calibration {
+        similarity: weights.similarity as f32,
+        vector: weights.vector as f32,
+        out_of_scope: None,
+        threshold: 0.0,
+    };
+    if examples.counted_classes() == intents {
+        let energies = rows.iter().map(|row| energy_of_intents(&scores.combined(*row, &calibration)));
+        calibration.out_of_scope = Some(strangeness(energies));
+    }
+    let rankings: Vec<(Ranking, Option<usize>)> = rows
+        .iter()
+        .map(|row| {
+            let label = examples.labels[*row];
+            let ranking = Ranking::from_scores(&scores.combined(*row, &calibration), 0.0);
+            (ranking, (label < intents).then_some(label))
         })
         .collect();
-    Calibration { temperature, threshold: choose_threshold(&rankings, wrong_answer_cost) }
+    Calibration { threshold: choose_threshold(&rankings, wrong_answer_cost), ..calibration }
 }
 
-/// What the head would have done on every question, by the fit, temperature and threshold that left it out.
+/// What the head would have done on every question, by the fit, calibration and threshold that left it out.
 pub(crate) fn report(
     request: &TrainRequest<'_>,
     examples: &Examples,
@@ -81,37 +94,41 @@ pub(crate) fn report(
     calibration: Calibration,
     scale: f32,
 ) -> TrainReport {
-    let (intents, classes) = (examples.intents, examples.intents + 1);
-    let cost = request.options.wrong_answer_cost;
-    let by_fold: Vec<Calibration> =
-        (0..FOLDS).map(|fold| calibrate(examples, chosen, |index| folds[index] != fold, cost)).collect();
-    let mut counts = Counts::default();
-    let mut answers = Vec::with_capacity(examples.len());
-    let mut calibrated = Vec::with_capacity(chosen.scores.len());
-    for (index, scores) in chosen.scores.chunks_exact(classes).enumerate() {
+    let (intents, cost) = (examples.intents, request.options.wrong_answer_cost);
+    let by_fold: Vec<Calibration> = (0..FOLDS)
+        .map(|fold| {
+            let others: Vec<usize> = (0..examples.len()).filter(|index| folds[*index] != fold).collect();
+            calibrate(examples, &chosen.scores, &others, cost)
+        })
+        .collect();
+    let (mut judged, mut loss, mut nearest) = (Vec::with_capacity(examples.len()), 0.0, 0);
+    for (index, fold) in folds.iter().enumerate() {
         let (cosines, _, label) = examples.question(index);
-        let Calibration { temperature, threshold } = by_fold[folds[index]];
-        let ranking = Ranking::from_scores(scores, temperature, threshold);
-        calibrated.extend(scores.iter().map(|score| score / temperature));
-        answers.push((ranking.confidence, ranking.best == label));
-        counts.add(&ranking, cosines, (label < intents).then_some(label));
+        let scores = chosen.scores.combined(index, &by_fold[*fold]);
+        loss += log_loss(&scores, label);
+        nearest += usize::from(label < intents && is_nearest(cosines, label));
+        let ranking = Ranking::from_scores(&scores, by_fold[*fold].threshold);
+        judged.push(Judged { ranking, label: (label < intents).then_some(label) });
     }
+    let evaluation = Evaluation::of(&judged, request.catalogue);
     let trained: Vec<bool> = (0..intents).map(|intent| examples.labels.contains(&intent)).collect();
     let without = request.catalogue.intents.iter().zip(trained).filter(|(_, trained)| !trained);
-    let share = |count: usize, of: usize| if of == 0 { 0.0 } else { count as f32 / of as f32 };
+    let in_scope = evaluation.questions - evaluation.out_of_scope_questions;
     TrainReport {
-        questions: examples.len(),
-        out_of_scope_questions: counts.outside,
+        questions: evaluation.questions,
+        out_of_scope_questions: evaluation.out_of_scope_questions,
         intents_without_questions: without.map(|(intent, _)| intent.name.clone()).collect(),
-        accuracy: share(counts.treated_rightly, examples.len()),
-        top_1: share(counts.first, counts.inside),
-        top_3: share(counts.among_three, counts.inside),
-        similarity_top_1: share(counts.nearest, counts.inside),
-        handed_over: share(counts.inside_handed_over, counts.inside),
-        out_of_scope_handed_over: share(counts.outside_handed_over, counts.outside),
-        ece: expected_calibration_error(answers),
-        log_loss: log_loss(&calibrated, classes, &examples.labels, 1.0),
-        temperature: calibration.temperature,
+        accuracy: evaluation.accuracy,
+        top_1: evaluation.top_1,
+        top_3: evaluation.top_3,
+        similarity_top_1: nearest as f32 / in_scope.max(1) as f32,
+        handed_over: evaluation.handed_over,
+        out_of_scope_handed_over: evaluation.out_of_scope_handed_over,
+        ece: evaluation.ece,
+        auroc: evaluation.auroc,
+        log_loss: (loss / examples.len().max(1) as f64) as f32,
+        similarity_weight: calibration.similarity,
+        vector_weight: calibration.vector,
         threshold: calibration.threshold,
         scale,
         weight_spread: chosen.weight_spread,
@@ -119,34 +136,9 @@ pub(crate) fn report(
     }
 }
 
-#[derive(Default)]
-struct Counts {
-    inside: usize,
-    outside: usize,
-    treated_rightly: usize,
-    first: usize,
-    among_three: usize,
-    nearest: usize,
-    inside_handed_over: usize,
-    outside_handed_over: usize,
-}
-
-impl Counts {
-    fn add(&mut self, ranking: &Ranking, cosines: &[f32], label: Option<usize>) {
-        let Some(label) = label else {
-            self.outside += 1;
-            self.outside_handed_over += usize::from(ranking.hand_over);
-            self.treated_rightly += usize::from(ranking.hand_over);
-            return;
-        };
-        self.inside += 1;
-        self.inside_handed_over += usize::from(ranking.hand_over);
-        self.treated_rightly += usize::from(!ranking.hand_over && ranking.best == label);
-        self.first += usize::from(ranking.best == label);
-        self.among_three += usize::from(ranking.candidates.iter().any(|(intent, _)| *intent == label));
-        // Ties go to the first, as in a ranking.
-        let nearer =
-            |(intent, cosine): (usize, &f32)| *cosine > cosines[label] || (intent < label && *cosine == cosines[label]);
-        self.nearest += usize::from(!cosines.iter().enumerate().any(nearer));
-    }
+/// Whether similarity alone puts that intent first; ties go to the first, as in a ranking.
+fn is_nearest(cosines: &[f32], label: usize) -> bool {
+    let nearer =
+        |(intent, cosine): (usize, &f32)| *cosine > cosines[label] || (intent < label && *cosine == cosines[label]);
+    !cosines.iter().enumerate().any(nearer)
 }

@@ -136,7 +136,7 @@ mod tests {
     }
 
     fn encode(encoder: &StaticEncoder, ids: &[u32]) -> Vec<f32> {
-        encoder.encode(&Tokens::of(&[ids])).unwrap().data
+        encoder.encode(&Tokens::from_ids([ids.to_vec()])).unwrap().data
     }
 
     #[test]
@@ -150,7 +150,7 @@ mod tests {
             assert_eq!(encode(encoder, &[0, 1]), [0.6, 0.8]);
             assert_eq!(encode(encoder, &[1]), [0.0, 1.0]);
             assert_eq!(encode(encoder, &[]), [0.0, 0.0], "no known token, no direction");
-            let both = encoder.encode(&Tokens::of(&[&[0], &[], &[1]])).unwrap();
+            let both = encoder.encode(&Tokens::from_ids([vec![0], vec![], vec![1]])).unwrap();
             assert_eq!(both.data, [1.0, 0.0, 0.0, 0.0, 0.0, 1.0], "each text by itself");
         }
         assert_eq!(encoders.map(|encoder| encoder.memory_bytes()), [24, 12], "f16 stays f16");
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn what_cannot_be_encoded_is_an_error() {
         let huge = load(&[("embeddings", Dtype::F32, &[1, 2], &f32_bytes(&[3e38, 3e38]))]).unwrap();
-        let fault = |ids: &[u32]| huge.encode(&Tokens::of(&[ids])).unwrap_err().to_string();
+        let fault = |ids: &[u32]| huge.encode(&Tokens::from_ids([ids.to_vec()])).unwrap_err().to_string();
         assert!(fault(&[0]).contains("finite"));
         assert!(fault(&[1]).contains("another encoder"));
     }

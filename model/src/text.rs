@@ -59,11 +59,10 @@ impl Tokens {
         self.truncated[text]
     }
 
-    /// These ids as if a tokenizer had made them.
-    #[cfg(test)]
-    pub(crate) fn of(texts: &[&[u32]]) -> Tokens {
+    /// Texts that never were text: of self-checks and tests.
+    pub(crate) fn from_ids(texts: impl IntoIterator<Item = Vec<u32>>) -> Tokens {
         let mut tokens = Tokens::default();
-        texts.iter().for_each(|ids| tokens.push(ids.iter().copied(), false));
+        texts.into_iter().for_each(|ids| tokens.push(ids, false));
         tokens
     }
 

@@ -9,7 +9,8 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
+use safetensors::tensor::Metadata;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -34,9 +35,10 @@ pub(crate) fn read(file: &Path, encoder: &Encoder, catalogue: &Catalogue) -> Opt
     if length > MAX_HEADER_BYTES {
         return None;
     }
-    let mut header = start.to_vec();
+    let mut header = Vec::new();
     Read::by_ref(&mut reader).take(length).read_to_end(&mut header).ok()?;
-    let (_, metadata) = SafeTensors::read_metadata(&header).ok()?;
+    // Not `SafeTensors::read_metadata`, which wants the whole file in memory.
+    let metadata: Metadata = serde_json::from_slice(&header).ok()?;
     let vectors = metadata.info(TENSOR)?;
     let shape = [examples(catalogue), encoder.dimension()];
     let vectors = (vectors.shape == shape && vectors.dtype == Dtype::F32)

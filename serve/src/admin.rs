@@ -1,4 +1,4 @@
-//! The Admin service: publishing, rolling back, placing, erasing, warming, looking inside.
+//! The Admin service: publishing, rolling back, placing, erasing, warming, swapping heads, looking inside.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use larder_ingest::{ColdRule, place};
+use larder_model::{DeviceStatus, Head};
 use larder_store::{
     Compacted, Error, GenerationInfo, GenerationState, MAX_ENTITY_BYTES, Published, Status as ValueStatus, Store,
     TenantId, read_hot_set,
@@ -172,6 +173,22 @@ impl Admin for AdminService {
         Ok(Response::new(v1::ExportHotSetReply { entries }))
     }
 
+    async fn reload_head(
+        &self,
+        request: Request<v1::ReloadHeadRequest>,
+    ) -> Result<Response<v1::ReloadHeadReply>, Status> {
+        let v1::ReloadHeadRequest { tenant } = request.into_inner();
+        self.shared.identity.tenant(&tenant)?;
+        let engine = self.shared.serving()?.clone();
+        let heads = self.shared.changing(move || engine.tenant(&tenant)?.reload_heads()).await?;
+        let reloaded = |(rung, head): (Rung, Head)| v1::ReloadedHead {
+            rung: rung.label().to_owned(),
+            training_questions: head.training_questions() as u64,
+            threshold: head.threshold(),
+        };
+        Ok(Response::new(v1::ReloadHeadReply { heads: heads.into_iter().map(reloaded).collect() }))
+    }
+
     async fn get_node_status(
         &self,
         _request: Request<v1::GetNodeStatusRequest>,
@@ -193,6 +210,7 @@ impl Admin for AdminService {
             queued: engine.map_or(0, |engine| count(engine.queue.len())),
             model: engine.map(|engine| of_rung_full(&engine.encoders)).unwrap_or_default(),
             device: shared.config.model.devices.join(", "),
+            devices: engine.map(|engine| engine.devices.states()).unwrap_or_default().into_iter().map(device).collect(),
             store_path: std::path::absolute(&shared.config.store.path)
                 .unwrap_or_else(|_| shared.config.store.path.clone())
                 .display()
@@ -214,6 +232,11 @@ fn encoder_status(loaded: &LoadedEncoder) -> v1::EncoderStatus {
         rungs: loaded.rungs.iter().map(|of| rung(*of).into()).collect(),
         memory_bytes: loaded.encoder.memory_bytes() as u64,
     }
+}
+
+fn device(status: DeviceStatus) -> v1::Device {
+    let DeviceStatus { name, state, reason, tokens_per_s, texts } = status;
+    v1::Device { name, state: state.label().to_owned(), reason, tokens_per_s, texts }
 }
 
 fn absolute(field: &str, path: String) -> Result<PathBuf, Refusal> {

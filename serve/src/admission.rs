@@ -14,6 +14,8 @@ use crate::error::Refusal;
 #[derive(Debug, Clone)]
 pub(crate) struct Admission {
     config: AdmissionConfig,
+    /// Score threads, which share the backlog.
+    scorers: usize,
     backlog: Arc<Mutex<Backlog>>,
 }
 
@@ -32,14 +34,15 @@ pub(crate) struct Permit {
 }
 
 impl Admission {
-    pub(crate) fn new(config: AdmissionConfig) -> Admission {
-        Admission { config, backlog: Arc::default() }
+    /// For that many score threads.
+    pub(crate) fn new(config: AdmissionConfig, scorers: usize) -> Admission {
+        Admission { config, scorers, backlog: Arc::default() }
     }
 
     /// Lets a question of predicted `cost` in, if it fits and can be answered within `remaining`.
     pub(crate) fn admit(&self, cost: Duration, remaining: Duration) -> Result<Permit, Refusal> {
         let mut backlog = lock(&self.backlog);
-        judge(*backlog, cost, remaining, &self.config)?;
+        judge(*backlog, cost, remaining, self.scorers, &self.config)?;
         backlog.questions += 1;
         backlog.cost += cost;
         Ok(Permit { cost, backlog: self.backlog.clone() })
@@ -66,14 +69,20 @@ impl Drop for Permit {
 }
 
 /// Whether a question fits: a pure function of the backlog, the question and the limits.
-fn judge(backlog: Backlog, cost: Duration, remaining: Duration, config: &AdmissionConfig) -> Result<(), Refusal> {
+fn judge(
+    backlog: Backlog,
+    cost: Duration,
+    remaining: Duration,
+    scorers: usize,
+    config: &AdmissionConfig,
+) -> Result<(), Refusal> {
     let limit = Duration::from_millis(config.max_backlog_ms);
     // A single question larger than the limit is let into an empty node, or it could never be answered.
     let full = backlog.questions >= config.max_questions || (backlog.questions > 0 && backlog.cost + cost > limit);
     if full {
         return Err(Refusal::QueueFull { retry_after: retry_after(backlog.cost / 2) });
     }
-    let predicted = backlog.cost + cost;
+    let predicted = backlog.cost / u32::try_from(scorers).unwrap_or(u32::MAX) + cost;
     if predicted > remaining {
         return Err(Refusal::PredictedLate { predicted, remaining, retry_after: retry_after(predicted - remaining) });
     }
@@ -95,7 +104,7 @@ mod tests {
     use super::*;
 
     fn admission() -> Admission {
-        Admission::new(AdmissionConfig { max_questions: 2, max_backlog_ms: 100 })
+        Admission::new(AdmissionConfig { max_questions: 2, max_backlog_ms: 100 }, 1)
     }
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -129,5 +138,13 @@ mod tests {
         let _held = admission.admit(MS(60), MS(300)).unwrap();
         let refusal = admission.admit(MS(30), MS(50)).unwrap_err();
         assert_eq!(refusal, Refusal::PredictedLate { predicted: MS(90), remaining: MS(50), retry_after: MS(40) });
+    }
+
+    #[test]
+    fn two_scorers_do_the_backlog_in_half_the_time() {
+        let admission = Admission::new(AdmissionConfig { max_questions: 3, max_backlog_ms: 100 }, 2);
+        let _held = admission.admit(MS(60), MS(300)).unwrap();
+        assert!(matches!(admission.admit(MS(20), MS(49)), Err(Refusal::PredictedLate { .. })));
+        assert!(admission.admit(MS(20), MS(50)).is_ok());
     }
 }

@@ -42,7 +42,7 @@ impl CostModel {
         Duration::from_nanos((self.rate() * tokens as f64) as u64)
     }
 
-    /// Learns from one scored batch. Only the score thread calls this.
+    /// Learns from one scored batch. Of two score threads that do so at the same moment one may be forgotten.
     pub(crate) fn observe(&self, tokens: usize, elapsed: Duration) {
         if tokens == 0 {
             return;

@@ -1,6 +1,6 @@
 //! The encoders of a node: each distinct setting is loaded once, whichever tenants and rungs use it.
 
-use larder_model::{Devices, Encoder, EncoderConfig, ModelConfig};
+use larder_model::{Devices, Encoder, EncoderConfig};
 
 use crate::error::Error;
 use crate::rung::Rung;
@@ -21,11 +21,9 @@ pub(crate) struct LoadedEncoder {
 }
 
 impl Encoders {
-    /// Opens the devices; loads nothing yet.
-    pub(crate) fn open(config: &ModelConfig) -> Result<Encoders, Error> {
-        let devices = Devices::open(config)
-            .map_err(|source| Error::Model { context: "the devices of the models".to_owned(), source })?;
-        Ok(Encoders { devices, loaded: Vec::new() })
+    /// Loads nothing yet.
+    pub(crate) fn on(devices: &Devices) -> Encoders {
+        Encoders { devices: devices.clone(), loaded: Vec::new() }
     }
 
     /// The encoder of that setting, for a rung.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use larder_model::{Devices, ModelConfig};
 use larder_store::Store;
 use tokio::sync::oneshot;
 
@@ -32,6 +33,7 @@ const WARM_UP_ROUNDS: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) store: Store,
+    pub(crate) devices: Devices,
     /// Every encoder of the node, once.
     pub(crate) encoders: Vec<LoadedEncoder>,
     pub(crate) plan: AnswerPlan,
@@ -45,13 +47,20 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Opens the store, loads the model and the tenants, and runs the model until it is warm. Takes seconds.
-    pub(crate) fn open(config: &NodeConfig, counters: Arc<Counters>) -> Result<Engine, Error> {
+    /// Opens the store and, by `open_devices`, the devices, loads the model and the tenants, and runs the model until it is warm. Takes
+    /// seconds, and minutes where a GPU has to compile.
+    pub(crate) fn open(
+        config: &NodeConfig,
+        open_devices: impl FnOnce(&ModelConfig) -> Result<Devices, larder_model::Error>,
+        counters: Arc<Counters>,
+    ) -> Result<Engine, Error> {
         if config.tenants.is_empty() {
             return Err(Error::NoTenant);
         }
         let store = Store::open(&config.store, &config.views)?;
-        let mut encoders = Encoders::open(&config.model)?;
+        let devices =
+            open_devices(&config.model).map_err(|source| Error::Model { context: "the devices".to_owned(), source })?;
+        let mut encoders = Encoders::on(&devices);
         let plan = AnswerPlan::compile(&store, config)?;
         let mut tenants = HashMap::new();
         for tenant in &config.tenants {
@@ -59,13 +68,16 @@ impl Engine {
             tracing::info!(tenant = tenant.name, intents = loaded.catalogue.intents.len(), "tenant loaded");
             tenants.insert(tenant.name.clone(), Arc::new(loaded));
         }
+        // Only now: a device may have failed the check of an encoder.
+        let scorers = devices.parallel_jobs();
         let engine = Engine {
             store,
+            devices,
             encoders: encoders.into_loaded(),
             plan,
-            queue: Arc::new(Queue::new(config.batcher.clone())),
+            queue: Arc::new(Queue::new(config.batcher.clone(), scorers)),
             cost: CostModel::new(),
-            admission: Admission::new(config.admission.clone()),
+            admission: Admission::new(config.admission.clone(), scorers),
             counters,
             tenants,
             ordinary_deadline: config.node.default_deadline() / 2,
@@ -93,6 +105,12 @@ impl Engine {
         Ok(())
     }
 
+    /// A tenant that is served here.
+    pub(crate) fn tenant(&self, name: &str) -> Result<&Arc<Tenant>, Refusal> {
+        let unknown = || Refusal::UnknownTenant(format!("tenant \"{name}\" is not served here"));
+        self.tenants.get(name).ok_or_else(unknown)
+    }
+
     /// Lets a question in, or refuses it at once. The answer arrives on the receiver; a dropped sender means that the
     /// question was lost on the way.
     pub(crate) fn admit(
@@ -101,9 +119,7 @@ impl Engine {
         question: Question,
     ) -> Result<oneshot::Receiver<Result<Answer, Refusal>>, Refusal> {
         let arrived = Instant::now();
-        let tenant = self.tenants.get(context.tenant.as_ref()).cloned();
-        let tenant = tenant
-            .ok_or_else(|| Refusal::UnknownTenant(format!("tenant \"{}\" is not served here", context.tenant)))?;
+        let tenant = self.tenant(&context.tenant)?.clone();
         let estimated_tokens = CostModel::estimate_tokens(&question.text, tenant.full.max_tokens);
         let remaining = question.deadline.saturating_duration_since(arrived);
         let permit = self.admission.admit(self.cost.predict(estimated_tokens), remaining).inspect_err(|_| {

@@ -142,5 +142,6 @@ pub(crate) fn observe_node(shared: &Shared) {
             metrics::gauge!(ENCODER_BYTES, "rung" => rung.label()).set(bytes as f64);
         }
         engine.store.observe();
+        engine.devices.observe();
     }
 }

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use larder_model::{Devices, ModelConfig};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
@@ -134,11 +135,20 @@ impl Node {
 
     /// Opens the store, loads the model and the tenants, warms up and starts to serve.
     pub async fn warm(&mut self) -> Result<(), Error> {
+        self.warm_on(Devices::open).await
+    }
+
+    /// The same on devices that a test opens.
+    #[doc(hidden)]
+    pub async fn warm_on(
+        &mut self,
+        open_devices: impl FnOnce(&ModelConfig) -> Result<Devices, larder_model::Error> + Send + 'static,
+    ) -> Result<(), Error> {
         let shared = self.shared.clone();
         let began = Instant::now();
         let open = move || {
             let config = &shared.config;
-            let engine = Engine::open(config, shared.counters.clone())?;
+            let engine = Engine::open(config, open_devices, shared.counters.clone())?;
             let limit = Duration::from_secs(config.node.warm_timeout_s);
             warmth::restore(&engine.store, &config.hot_set_file(), limit);
             Ok::<_, Error>(engine)
@@ -293,7 +303,7 @@ impl Shared {
         blocking(&self.reads, READ_RETRY, work).await
     }
 
-    /// Runs what changes the store (publish, place, erase and their like) off the I/O threads, one at a time; a second one is
+    /// Runs what changes the store or a tenant (publish, place, erase and their like) off the I/O threads, one at a time; a second one is
     /// refused.
     pub(crate) async fn changing<T: Send + 'static>(
         &self,

@@ -1,11 +1,12 @@
 //! The way of a batch through the node: one fetch, one forward of each encoder, one answer for each question.
 //!
-//! Two threads, each a loop over one function. The fetch thread turns a `Batch` into a `Fetched` one (tokens and features);
-//! the score thread turns that into answers. Between them stands a channel of one, so that batch N+1 is fetched while batch
-//! N is scored. A panic in either marks the node as failed: a node is never half dead.
+//! Threads that are each a loop over one function. The fetch thread turns a `Batch` into a `Fetched` one (tokens and features);
+//! a score thread turns that into answers, one for each device, so that all devices can work at once. Between them stands a
+//! channel of one batch for each, so that batch N+1 is fetched while batch N is scored. A panic in any of them marks the node
+//! as failed: a node is never half dead.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -44,7 +45,7 @@ struct StageClock {
     fetched: Instant,
 }
 
-/// The two threads.
+/// The threads.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     threads: Vec<JoinHandle<()>>,
@@ -52,14 +53,19 @@ pub(crate) struct Pipeline {
 
 impl Pipeline {
     pub(crate) fn start(engine: &Arc<Engine>, life: &Life) -> Result<Pipeline, Error> {
-        let (output, input) = sync_channel(1);
-        let (fetcher, scorer) = (engine.clone(), engine.clone());
-        let fetch = spawn("fetch", &engine.queue, life, move || run_fetch(&fetcher, &output))?;
-        let score = spawn("score", &engine.queue, life, move || run_score(&scorer, &input))?;
-        Ok(Pipeline { threads: vec![fetch, score] })
+        let scorers = engine.queue.scorers();
+        let (output, input) = sync_channel(scorers);
+        let input = Arc::new(Mutex::new(input));
+        let fetcher = engine.clone();
+        let mut threads = vec![spawn("fetch", &engine.queue, life, move || run_fetch(&fetcher, &output))?];
+        for _ in 0..scorers {
+            let (scorer, input) = (engine.clone(), input.clone());
+            threads.push(spawn("score", &engine.queue, life, move || run_score(&scorer, &input))?);
+        }
+        Ok(Pipeline { threads })
     }
 
-    /// Waits until both threads have ended, which they do once the queue was drained or failed.
+    /// Waits until all threads have ended, which they do once the queue was drained or failed.
     pub(crate) fn join(self) {
         for thread in self.threads {
             // A panic was already made the node's state by the thread's guard.
@@ -108,8 +114,10 @@ fn fetch(engine: &Engine, batch: Batch, info: BatchInfo) -> FetchedBatch {
     FetchedBatch { questions, groups, features: features.ok(), rows, now_ms, info, clock }
 }
 
-fn run_score(engine: &Engine, input: &Receiver<FetchedBatch>) {
-    while let Ok(batch) = input.recv() {
+fn run_score(engine: &Engine, input: &Mutex<Receiver<FetchedBatch>>) {
+    // Whoever holds the lock waits for the next batch, the other idle ones for the lock.
+    let next = || input.lock().unwrap_or_else(PoisonError::into_inner).recv();
+    while let Ok(batch) = next() {
         engine.queue.scoring_began();
         score(engine, batch);
         engine.queue.scoring_ended();

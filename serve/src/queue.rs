@@ -1,8 +1,9 @@
-//! Where admitted questions wait for a batch, and the one place that knows whether the scorer is busy.
+//! Where admitted questions wait for a batch, and the one place that knows which scorers are busy.
 //!
-//! The queue is a mutex and a condition variable: pushed to by I/O threads, emptied by the fetch thread, told by the score
-//! thread when it starts and ends. A batch is handed out only while the slot ahead of the scorer is free, so that at most
-//! one batch is scored and one stands ready. Its length is bounded by admission: every element holds a permit.
+//! The queue is a mutex and a condition variable: pushed to by I/O threads, emptied by the fetch thread, told by each score
+//! thread when it starts and ends; there is one for every device. A batch is handed out only while a slot ahead of a scorer
+//! is free, so that at most one batch for each scorer is scored and one for each stands ready. Its length is bounded by
+//! admission: every element holds a permit.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,8 @@ use crate::question::Admitted;
 #[derive(Debug)]
 pub(crate) struct Queue {
     config: BatcherConfig,
+    /// Score threads.
+    scorers: usize,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -23,9 +26,21 @@ pub(crate) struct Queue {
 struct State {
     waiting: VecDeque<Admitted>,
     phase: Phase,
-    /// A batch was handed out and the scorer has not begun it.
-    slot_taken: bool,
-    scorer_busy: bool,
+    /// Batches that were handed out and that no scorer has begun.
+    slots_taken: usize,
+    scorers_busy: usize,
+}
+
+impl State {
+    /// Whether a batch may be handed out: no more than one for each scorer stands ready.
+    fn slot_free(&self, scorers: usize) -> bool {
+        self.slots_taken < scorers
+    }
+
+    /// Whether a batch handed out now would have to wait. One in a slot is on its way to a scorer, which is as good as busy.
+    fn all_busy(&self, scorers: usize) -> bool {
+        self.scorers_busy + self.slots_taken >= scorers
+    }
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +62,13 @@ pub(crate) struct Batch {
 }
 
 impl Queue {
-    pub(crate) fn new(config: BatcherConfig) -> Queue {
-        Queue { config, state: Mutex::default(), changed: Condvar::new() }
+    /// For that many score threads.
+    pub(crate) fn new(config: BatcherConfig, scorers: usize) -> Queue {
+        Queue { config, scorers, state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    pub(crate) fn scorers(&self) -> usize {
+        self.scorers
     }
 
     /// Adds a question; gives it back when the queue is no longer open.
@@ -69,17 +89,18 @@ impl Queue {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
-            if !state.slot_taken {
+            let slot_free = state.slot_free(self.scorers);
+            if slot_free {
                 state.waiting.retain(|question| !question.is_lost(now));
             }
             let finished = state.phase == Phase::Draining && state.waiting.is_empty();
             if finished || state.phase == Phase::Failed {
                 return None;
             }
-            let decision = if state.slot_taken { None } else { self.decide(&state, now) };
+            let decision = if slot_free { self.decide(&state, now) } else { None };
             match decision {
                 Some((questions, Decision::Close(closed_by))) => {
-                    state.slot_taken = true;
+                    state.slots_taken += 1;
                     let questions = state.waiting.drain(..questions).collect();
                     return Some(Batch { questions, closed_by, closed: now });
                 }
@@ -100,21 +121,22 @@ impl Queue {
         };
         let outlook = batcher::outlook(state.waiting.iter().map(waiting), &self.config)?;
         let draining = state.phase == Phase::Draining;
-        Some((outlook.questions, batcher::decide(&outlook, state.scorer_busy, draining, now, &self.config)))
+        let busy = state.all_busy(self.scorers);
+        Some((outlook.questions, batcher::decide(&outlook, busy, draining, now, &self.config)))
     }
 
-    /// The scorer took the batch from the slot.
+    /// A scorer took a batch from its slot.
     pub(crate) fn scoring_began(&self) {
         let mut state = self.lock();
-        state.slot_taken = false;
-        state.scorer_busy = true;
+        state.slots_taken -= 1;
+        state.scorers_busy += 1;
         drop(state);
         self.changed.notify_all();
     }
 
-    /// The scorer has nothing to do.
+    /// A scorer has nothing to do.
     pub(crate) fn scoring_ended(&self) {
-        self.lock().scorer_busy = false;
+        self.lock().scorers_busy -= 1;
         self.changed.notify_all();
     }
 
@@ -145,5 +167,42 @@ impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic elsewhere is handled by `fail`; the state itself is never left half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a slot is free and whether all scorers are busy, with `taken` slots taken and `busy` scorers busy.
+    fn check(scorers: usize, taken: usize, busy: usize) -> (bool, bool) {
+        let state = State { slots_taken: taken, scorers_busy: busy, ..State::default() };
+        (state.slot_free(scorers), state.all_busy(scorers))
+    }
+
+    #[test]
+    fn one_scorer_has_one_slot() {
+        assert_eq!(check(1, 0, 0), (true, false), "idle");
+        assert_eq!(check(1, 0, 1), (true, true), "the next batch is fetched meanwhile");
+        assert!(!check(1, 1, 0).0 && !check(1, 1, 1).0);
+    }
+
+    #[test]
+    fn two_scorers_have_two() {
+        assert_eq!(check(2, 0, 1), (true, false), "the idle one is not kept waiting");
+        assert_eq!(check(2, 1, 0), (true, false));
+        assert_eq!(check(2, 1, 1), (true, true), "the batch in the slot is the idle one's");
+        assert_eq!(check(2, 1, 2), (true, true));
+        assert!(!check(2, 2, 2).0);
+    }
+
+    #[test]
+    fn scorers_come_and_go() {
+        let queue = Queue::new(BatcherConfig::default(), 2);
+        queue.lock().slots_taken = 2;
+        queue.scoring_began();
+        assert_eq!((queue.lock().slots_taken, queue.lock().scorers_busy), (1, 1));
+        queue.scoring_ended();
+        assert_eq!(queue.lock().scorers_busy, 0);
     }
 }

@@ -154,5 +154,5 @@ fn rank_tenant(
         let row = known.features.zip(known.rows[at]);
         tenant.layout.append_phi(row, known.now_ms, &mut phi)?;
     }
-    ranker.head.rank(&ranker.index.best_cosines(embeddings)?, &phi)
+    ranker.head().rank(embeddings, &ranker.index.best_cosines(embeddings)?, &phi)
 }

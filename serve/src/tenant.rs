@@ -1,12 +1,16 @@
 //! One tenant at run time: its catalogue, its templates, and what ranks its questions on each rung. Nothing here is shared between tenants
 //! but the encoders, which hold nothing of any tenant.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use larder_model::{Catalogue, CatalogueIndex, Encoder, Head};
 
 use crate::assemble::{AnswerPlan, ServiceLayout};
 use crate::config::{NodeConfig, TenantConfig};
 use crate::encoders::Encoders;
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 use crate::render::Renderer;
 use crate::rung::Rung;
 
@@ -28,7 +32,9 @@ pub(crate) struct Tenant {
 pub(crate) struct Ranker {
     pub(crate) encoder: Encoder,
     pub(crate) index: CatalogueIndex,
-    pub(crate) head: Head,
+    /// Swapped whole: a batch takes it once and ranks with what it took.
+    head: ArcSwap<Head>,
+    head_file: Option<PathBuf>,
     /// Of a text; what is longer is cut.
     pub(crate) max_tokens: usize,
 }
@@ -73,6 +79,32 @@ impl Tenant {
             Rung::Light => self.light.as_ref(),
         }
     }
+
+    /// Takes the heads of all rungs from their files anew, or none of them: where one is not of this tenant's catalogue, encoder and service,
+    /// all that were there stay.
+    pub(crate) fn reload_heads(&self) -> Result<Vec<(Rung, Head)>, Refusal> {
+        let mut loaded = Vec::new();
+        for rung in Rung::ALL {
+            let Some(ranker) = self.ranker(rung) else { continue };
+            let Some(path) = &ranker.head_file else { continue };
+            let head = Head::load(path, &self.catalogue, ranker.encoder.name(), self.layout.encoder());
+            loaded.push((rung, ranker, head.map_err(|error| Refusal::Invalid(error.to_string()))?));
+        }
+        if loaded.is_empty() {
+            return Err(Refusal::Invalid(format!("tenant \"{}\" has no head in larder.toml", self.name)));
+        }
+        let swap = |(rung, ranker, head): (Rung, &Ranker, Head)| {
+            ranker.head.store(Arc::new(head.clone()));
+            tracing::info!(
+                tenant = self.name,
+                rung = rung.label(),
+                questions = head.training_questions(),
+                "head swapped"
+            );
+            (rung, head)
+        };
+        Ok(loaded.into_iter().map(swap).collect())
+    }
 }
 
 impl Ranker {
@@ -100,6 +132,12 @@ impl Ranker {
         let vectors = node.vectors_file(&config.name, rung);
         let index = CatalogueIndex::load_or_build(&encoder, catalogue, &vectors, &mut |_, _| {})
             .map_err(model("encoding its catalogue"))?;
-        Ok(Some(Ranker { encoder, index, head, max_tokens: settings.max_tokens }))
+        let (head, head_file) = (ArcSwap::from_pointee(head), config.head_of(rung).cloned());
+        Ok(Some(Ranker { encoder, index, head, head_file, max_tokens: settings.max_tokens }))
+    }
+
+    /// The head as it is now.
+    pub(crate) fn head(&self) -> Head {
+        self.head.load().as_ref().clone()
     }
 }

@@ -126,14 +126,14 @@ impl<'g, 'e> Batch<'g, 'e> {
             positions.sort_unstable_by(|a, b| self.key(*a).cmp(self.key(*b)));
             return;
         }
-        let mut order: Vec<u32> = (0..self.unique as u32).collect();
-        order.sort_unstable_by_key(|&entity| self.entities[entity as usize]);
-        let mut ranks = vec![0; self.unique];
-        for (rank, entity) in order.into_iter().enumerate() {
-            ranks[entity as usize] = rank;
-        }
-        let id = |view: usize| plan.views[view].view.config.id;
-        positions.sort_unstable_by_key(|position| (id(position / self.unique), ranks[position % self.unique]));
+        let mut entities: Vec<usize> = (0..self.unique).collect();
+        entities.sort_unstable_by_key(|&entity| self.entities[entity]);
+        let mut views: Vec<usize> = (0..plan.views.len()).collect();
+        views.sort_unstable_by_key(|&view| plan.views[view].view.config.id);
+        let mut wanted = vec![false; self.len()];
+        positions.iter().for_each(|&position| wanted[position] = true);
+        let all = views.iter().flat_map(|view| entities.iter().map(move |entity| view * self.unique + entity));
+        positions.iter_mut().zip(all.filter(|&position| wanted[position])).for_each(|(to, position)| *to = position);
     }
 
     /// True when the distinct entities are those requested, in that order.

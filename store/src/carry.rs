@@ -1,11 +1,10 @@
 //! Carrying the hot tier over a swap: before a generation becomes live, the rows of everybody who is hot in the present one are read from it and
 //! made hot under its keys, so that publishing does not empty the cache. Afterwards the old keys go.
 
-use std::sync::Arc;
-
 use crate::Error;
 use crate::generation::Generation;
-use crate::hot::{Filling, HotRow};
+use crate::hot::Filling;
+use crate::hot_row::HotRow;
 use crate::key::{self, GenerationId, PREFIX_BYTES};
 use crate::lookup::{Rows, Value, damaged_row};
 use crate::plan::View;
@@ -15,7 +14,7 @@ use crate::store::Inner;
 const CHUNK: usize = 256;
 
 /// What the hot tier held of the old generation.
-pub(crate) struct Carried(Vec<Arc<HotRow>>);
+pub(crate) struct Carried(Vec<HotRow>);
 
 /// Makes hot in `to` what is hot in `from`. Live writes must know of `to` already; fetches must not ask for it yet. What cannot be read is not
 /// made hot: whoever asks for it gets the error.

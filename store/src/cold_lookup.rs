@@ -11,7 +11,8 @@ use crate::cold_call::{ColdAnswer, ColdOutcome};
 use crate::cold_pool::{ColdJob, ColdPool};
 use crate::fetched::FetchStats;
 use crate::generation::Generation;
-use crate::hot::{Clock, Filling, HotRow, Shards};
+use crate::hot::{Clock, Filling, Shards};
+use crate::hot_row::HotRow;
 use crate::lookup::{Rows, Value};
 use crate::plan::View;
 use crate::row::Damaged;
@@ -46,7 +47,7 @@ impl ColdKey {
     }
 
     /// Takes note that somebody who lies cold was asked for, and makes the row that becomes hot.
-    fn arrived(&self, found: &Found, active: &Active) -> Arc<HotRow> {
+    fn arrived(&self, found: &Found, active: &Active) -> HotRow {
         if found.is_some() {
             active.note(self.view.config.id, self.generation.manifest.tenant, &self.entity);
         }
@@ -75,7 +76,7 @@ impl ColdTier {
         read_at: Clock,
         deadline: Instant,
         stats: &mut FetchStats,
-    ) -> (Vec<(usize, ColdRow)>, Vec<Arc<HotRow>>) {
+    ) -> (Vec<(usize, ColdRow)>, Vec<HotRow>) {
         let mut jobs = Vec::new();
         let mut asked: Vec<Vec<ColdKey>> = Vec::new();
         for (part, keys) in by_part(keys) {

@@ -4,10 +4,9 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, ArrowPrimitiveType, BooleanBuilder, Float32Array, ListArray, PrimitiveArray, PrimitiveBuilder,
-    StringArray,
+    ArrayRef, ArrowPrimitiveType, BooleanArray, Float32Array, ListArray, PrimitiveArray, PrimitiveBuilder, StringArray,
 };
-use arrow::buffer::{BooleanBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int32Type, Int64Type, TimestampMillisecondType};
 
 use crate::row::{Damaged, Row};
@@ -17,31 +16,50 @@ use crate::view::FeatureType;
 /// The rows of a column. Nearly always all of them are there and of one schema; then where a feature lies is asked once for all of them.
 pub(crate) struct Rows<'a> {
     rows: Vec<Option<Row<'a>>>,
-    alike: Option<&'a Projection>,
+    alike: Option<Alike<'a>>,
+}
+
+/// What rows of one schema have in common.
+struct Alike<'a> {
+    projection: &'a Projection,
+    /// The null bitmap of them all: a bit is set where no row is null.
+    never_null: Vec<u8>,
 }
 
 impl<'a> Rows<'a> {
     pub(crate) fn new(rows: Vec<Option<Row<'a>>>) -> Rows<'a> {
-        let first = rows.first().and_then(|row| row.as_ref()).map(Row::projection);
-        let alike = first.filter(|first| {
-            rows.iter().all(|row| row.as_ref().is_some_and(|row| std::ptr::eq(row.projection(), *first)))
-        });
+        let alike = Alike::of(&rows);
         Rows { rows, alike }
     }
 
     /// Where a feature lies in all of the rows; `None` when they differ or do not have it.
     fn slot(&self, feature: usize) -> Option<&'a Slot> {
-        self.alike?.slots[feature].as_ref()
+        self.alike.as_ref()?.projection.slots[feature].as_ref()
     }
 
-    /// Which rows have a value in `slot`; nothing when all of them have.
+    /// Which rows have a value in `slot`, which is one of all rows; nothing when all of them have.
     fn nulls(&self, slot: &Slot) -> Option<NullBuffer> {
-        let (byte, mask) = (ROW_HEADER_BYTES + slot.bit / 8, 1 << (slot.bit % 8));
-        let is_valid = |row: &Option<Row<'_>>| row.as_ref().is_some_and(|row| row.byte(byte) & mask != 0);
-        if self.rows.iter().all(is_valid) {
+        let (byte, mask) = (slot.bit / 8, 1 << (slot.bit % 8));
+        if self.alike.as_ref().is_some_and(|alike| alike.never_null[byte] & mask != 0) {
             return None;
         }
-        Some(NullBuffer::new(BooleanBuffer::collect_bool(self.rows.len(), |row| is_valid(&self.rows[row]))))
+        let is_valid = |row: &Option<Row<'_>>| row.is_some_and(|row| row.byte(ROW_HEADER_BYTES + byte) & mask != 0);
+        Some(NullBuffer::new(bits(self.rows.iter().map(is_valid))))
+    }
+}
+
+impl<'a> Alike<'a> {
+    fn of(rows: &[Option<Row<'a>>]) -> Option<Alike<'a>> {
+        let projection = rows.first()?.as_ref()?.projection();
+        let bits = projection.slots.iter().flatten().map(|slot| slot.bit);
+        let mut never_null = vec![0xFF; bits.max().map_or(0, |bit| bit / 8 + 1)];
+        for row in rows {
+            let row = row.filter(|row| std::ptr::eq(row.projection(), projection))?;
+            for (index, byte) in never_null.iter_mut().enumerate() {
+                *byte &= row.byte(ROW_HEADER_BYTES + index);
+            }
+        }
+        Some(Alike { projection, never_null })
     }
 }
 
@@ -49,11 +67,9 @@ impl<'a> Rows<'a> {
 pub(crate) fn column(rows: &Rows<'_>, feature: usize, data_type: FeatureType) -> Result<ArrayRef, Damaged> {
     Ok(match data_type {
         FeatureType::Bool => {
-            let mut builder = BooleanBuilder::with_capacity(rows.rows.len());
-            for row in &rows.rows {
-                builder.append_option(slot(row, feature).map(|(row, slot)| row.fixed::<1>(slot.offset) != [0]));
-            }
-            Arc::new(builder.finish())
+            let slots = || rows.rows.iter().map(|row| slot(row, feature));
+            let values = bits(slots().map(|found| found.is_some_and(|(row, slot)| row.fixed::<1>(slot.offset) != [0])));
+            Arc::new(BooleanArray::new(values, nulls(slots().map(|found| found.is_some()))))
         }
         FeatureType::I32 => Arc::new(primitive::<Int32Type, 4>(rows, feature, i32::from_le_bytes, as_i32)),
         FeatureType::I64 => Arc::new(primitive::<Int64Type, 8>(rows, feature, i64::from_le_bytes, as_i64)),
@@ -171,16 +187,26 @@ fn variable(rows: &Rows<'_>, feature: usize, width: usize) -> Result<Variable, D
             append(value.unwrap_or_default())?;
             valid.push(value.is_some());
         }
-        nulls(&valid)
+        nulls(valid.into_iter())
     };
     // Offsets only grow, so the checks of `new` hold.
     Ok((bytes, OffsetBuffer::new(ScalarBuffer::from(offsets)), nulls))
 }
 
 /// Validity of a column; nothing when all of it is valid.
-pub(crate) fn nulls(valid: &[bool]) -> Option<NullBuffer> {
-    let nulls = NullBuffer::from(valid);
+pub(crate) fn nulls(valid: impl ExactSizeIterator<Item = bool>) -> Option<NullBuffer> {
+    let nulls = NullBuffer::new(bits(valid));
     (nulls.null_count() > 0).then_some(nulls)
+}
+
+/// Bits one after the other. Arrow's own builders ask for memory of a greater alignment, for which allocators go a long way.
+fn bits(values: impl ExactSizeIterator<Item = bool>) -> BooleanBuffer {
+    let length = values.len();
+    let mut words = vec![0u64; length.div_ceil(64)];
+    for (index, value) in values.enumerate() {
+        words[index / 64] |= u64::from(value) << (index % 64);
+    }
+    BooleanBuffer::new(Buffer::from_vec(words), 0, length)
 }
 
 #[cfg(test)]

@@ -214,8 +214,8 @@ fn align(
     };
     let rows = Rows::new(rows);
     let lists = (config.kind == ViewKind::LastN).then(|| {
-        let present: Vec<_> = requested().map(|entity| entity.status == Status::Present).collect();
-        (OffsetBuffer::from_lengths(requested().map(|entity| entity.visible.len())), columns::nulls(&present))
+        let present = requested().map(|entity| entity.status == Status::Present);
+        (OffsetBuffer::from_lengths(requested().map(|entity| entity.visible.len())), columns::nulls(present))
     });
     let mut columns = Vec::with_capacity(planned.features.len());
     for (feature, (_, data_type)) in planned.features.iter().enumerate() {

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use crate::hot::{Filling, HotRow, Shards};
+use crate::hot::{Filling, Shards};
+use crate::hot_row::HotRow;
 use crate::metrics;
 
 /// Most fetches whose rows wait to enter the hot tier.
@@ -91,7 +92,7 @@ impl Drop for Filler {
 }
 
 /// How many of the rows make a message, at least one, and their bytes.
-fn part(rows: &[Arc<HotRow>]) -> (usize, usize) {
+fn part(rows: &[HotRow]) -> (usize, usize) {
     let mut bytes = 0;
     for (index, row) in rows.iter().enumerate() {
         if index > 0 && bytes + row.size() > MESSAGE_BYTES {
@@ -134,7 +135,7 @@ mod tests {
     }
 
     fn holds(hot: &Shards, key: &[u8]) -> Option<bool> {
-        hot.get(key, test_hash(key)).map(|row| row.row().is_some())
+        hot.get_all(&[(key, test_hash(key))])[0].as_ref().map(|row| row.row().is_some())
     }
 
     #[test]

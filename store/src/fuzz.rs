@@ -21,13 +21,14 @@ use crate::cold_test_files;
 use crate::columns::{Rows, column};
 use crate::delta::{self, Change, Delta};
 use crate::elements::{self, Elements};
+use crate::encode::{EncodedRows, RowColumns};
 use crate::erasure::Erasure;
 use crate::hot_set::{self, Blocks, Fault, HotSetEntry};
 use crate::log_rows::{self, DedupMark, Entry, Head, LogKey};
 use crate::manifest::{Manifest, ManifestFile};
 use crate::meta::{MetaRecord, Records};
 use crate::mutate::fuzz;
-use crate::row::{Row, RowColumns};
+use crate::row::Row;
 use crate::schema::{Projection, RowSchema};
 use crate::test_rows::{TYPES, view};
 use crate::{FeatureConfig, FeatureType, TenantId, ViewConfig};
@@ -63,9 +64,9 @@ fn encoded_rows() -> Vec<Vec<u8>> {
 
 fn encode_row(view: &ViewConfig, batch: &RecordBatch, row: usize, event_time_ms: i64) -> Vec<u8> {
     let schema = RowSchema::new(&view.features);
-    let mut bytes = Vec::new();
-    RowColumns::new(batch, &schema).encode(&schema, event_time_ms, row, &mut bytes).unwrap();
-    bytes
+    let mut encoded = EncodedRows::default();
+    RowColumns::new(batch, &schema, &vec![event_time_ms; batch.num_rows()]).encode(row, &mut encoded).unwrap();
+    encoded.iter().next().unwrap().1.to_vec()
 }
 
 #[test]

@@ -11,102 +11,21 @@
 //! its acknowledgement, notes the new time on each key's stripe and drops the key's entries. What a fetch wants to insert is dropped
 //! when its key's stripe has been written since. Time to live and erasure are not this tier's business; they are checked at every read.
 
-use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
-use std::mem;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-
-use hashbrown::HashTable;
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::config::StoreConfig;
 use crate::fill::Filler;
-use crate::key::GenerationId;
-
-/// Bookkeeping of one entry beside key and row, in the table, in moka and in the allocator; measured.
-const ENTRY_OVERHEAD_BYTES: usize = 320;
-
-/// Most rows of a shard of whose use moka has yet to hear.
-const MAX_NOTED_USES: usize = 4096;
-
-/// Rows that are put in or taken out while readers of the shard wait: so few that they spin and need not sleep.
-const ROWS_AT_ONCE: usize = 4;
-
-/// Stripes of each shard's keys whose last write is noted. More of them mean fewer inserts dropped for a neighbour's write.
-const STRIPES_PER_SHARD: usize = 4096;
-
-/// A key, and what the store knows of it: its row, or that there is none.
-#[derive(Debug)]
-pub(crate) struct HotRow {
-    /// [`key_hash`](crate::key::key_hash) of the key's view, tenant and entity.
-    key_hash: u64,
-    /// What had come into the shard, in KiB, when moka last heard of the row.
-    used_at: AtomicU32,
-    key_bytes: u32,
-    absent: bool,
-    /// The key of the base family, generation included, and then the row.
-    bytes: Box<[u8]>,
-}
-
-impl HotRow {
-    pub(crate) fn new(key: &[u8], key_hash: u64, row: Option<&[u8]>) -> Arc<HotRow> {
-        let mut bytes = Vec::with_capacity(key.len() + row.map_or(0, <[u8]>::len));
-        bytes.extend_from_slice(key);
-        bytes.extend_from_slice(row.unwrap_or_default());
-        Arc::new(HotRow {
-            key_hash,
-            used_at: AtomicU32::new(0),
-            key_bytes: key.len() as u32,
-            absent: row.is_none(),
-            bytes: bytes.into_boxed_slice(),
-        })
-    }
-
-    pub(crate) fn key(&self) -> &[u8] {
-        &self.bytes[..self.key_bytes as usize]
-    }
-
-    /// The row; `None` when the key is known to have none.
-    #[inline]
-    pub(crate) fn row(&self) -> Option<&[u8]> {
-        (!self.absent).then(|| self.bytes_of_row())
-    }
-
-    /// The row's bytes, none when there is no row.
-    #[inline]
-    pub(crate) fn bytes_of_row(&self) -> &[u8] {
-        &self.bytes[self.key_bytes as usize..]
-    }
-
-    /// Bytes of key and row.
-    pub(crate) fn size(&self) -> usize {
-        self.bytes.len()
-    }
-
-    fn weight(&self) -> u32 {
-        u32::try_from(self.bytes.len() + ENTRY_OVERHEAD_BYTES).unwrap_or(u32::MAX)
-    }
-
-    fn slot(&self) -> u64 {
-        slot(self.key(), self.key_hash)
-    }
-}
-
-/// A hash of the whole key, generation included.
-#[inline]
-fn slot(key: &[u8], key_hash: u64) -> u64 {
-    let generation = GenerationId::of_key(key).map_or(0, |id| id.generation);
-    (key_hash ^ u64::from(generation)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32)
-}
+use crate::hot_row::HotRow;
+use crate::hot_shard::{HashedKey, Shard, stripe};
 
 /// Rows read from the database at one time.
 #[derive(Debug)]
 pub(crate) struct Filling {
     /// The clock before the read.
     pub(crate) read_at: Clock,
-    pub(crate) rows: Vec<Arc<HotRow>>,
+    pub(crate) rows: Vec<HotRow>,
 }
 
 /// A moment in the order of live writes.
@@ -137,10 +56,9 @@ impl Hot {
         self.shards.clock()
     }
 
-    /// What is held about `key`; `None` when nothing is.
-    #[inline]
-    pub(crate) fn get(&self, key: &[u8], key_hash: u64) -> Option<Arc<HotRow>> {
-        self.shards.get(key, key_hash)
+    /// What is held about each of the keys; `None` where nothing is.
+    pub(crate) fn get_all(&self, keys: &[HashedKey<'_>]) -> Vec<Option<HotRow>> {
+        self.shards.get_all(keys)
     }
 
     /// False when the hot tier is turned off, so that filling it would be in vain.
@@ -172,7 +90,7 @@ impl Hot {
     }
 
     /// Drops the entries of many keys.
-    pub(crate) fn forget_all(&self, rows: &[Arc<HotRow>]) {
+    pub(crate) fn forget_all(&self, rows: &[HotRow]) {
         self.shards.forget_all(rows);
     }
 
@@ -183,13 +101,9 @@ impl Hot {
     }
 
     /// All entries whose keys start with `prefix`, in no order.
-    pub(crate) fn entries(&self, prefix: &[u8]) -> Vec<Arc<HotRow>> {
+    pub(crate) fn entries(&self, prefix: &[u8]) -> Vec<HotRow> {
         self.filler.settle();
-        let shards = self.shards.shards.iter();
-        let held = |shard: &Shard| -> Vec<_> {
-            shard.read().iter().filter(|row| row.key().starts_with(prefix)).cloned().collect()
-        };
-        shards.flat_map(held).collect()
+        self.shards.shards.iter().flat_map(|shard| shard.entries(prefix)).collect()
     }
 
     /// Entries and bytes held, bookkeeping included, as of the last maintenance.
@@ -222,161 +136,6 @@ pub(crate) struct Shards {
     gate: crate::never_stale::Gate,
 }
 
-/// The rows of a shard: what readers look into.
-type Table = RwLock<HashTable<Arc<HotRow>>>;
-
-struct Shard {
-    table: Arc<Table>,
-    /// Knows the same rows by their slots, and drops those that must go.
-    policy: Cache<u64, Arc<HotRow>, BuildHasherDefault<SlotHasher>>,
-    /// Bytes of the rows in the table.
-    bytes: Arc<AtomicU64>,
-    /// Rows of whose use moka has yet to hear.
-    used: Mutex<Vec<Arc<HotRow>>>,
-    /// The capacity is a number of rows, so each of them counts as much as any other.
-    counts_entries: bool,
-    /// What has come in, counted as the capacity is, and how many KiB more may before moka must hear of a use: a sixteenth of what is held.
-    came_in: AtomicU64,
-    patience: AtomicU32,
-    /// The clock at the last write of each stripe. Held while the table changes, except for what the policy drops.
-    last_writes: Mutex<Box<[u64]>>,
-}
-
-impl Shard {
-    fn new(capacity: u64, counts_entries: bool) -> Shard {
-        let (table, bytes) = (Arc::<Table>::default(), Arc::new(AtomicU64::new(0)));
-        let policy = {
-            let (table, bytes) = (Arc::clone(&table), Arc::clone(&bytes));
-            Cache::builder()
-                .max_capacity(capacity)
-                .eviction_policy(EvictionPolicy::lru())
-                .weigher(move |_, row: &Arc<HotRow>| if counts_entries { 1 } else { row.weight() })
-                .eviction_listener(move |_, row: Arc<HotRow>, _| {
-                    let mut table = write(&table);
-                    if let Ok(entry) = table.find_entry(row.slot(), |held| Arc::ptr_eq(held, &row)) {
-                        entry.remove();
-                        bytes.fetch_sub(u64::from(row.weight()), Ordering::Relaxed);
-                    }
-                })
-                .build_with_hasher(BuildHasherDefault::default())
-        };
-        Shard {
-            table,
-            policy,
-            bytes,
-            counts_entries,
-            came_in: AtomicU64::new(0),
-            patience: AtomicU32::new(0),
-            used: Mutex::default(),
-            last_writes: Mutex::new(vec![0; STRIPES_PER_SHARD].into()),
-        }
-    }
-
-    /// Puts rows in, each in place of an older one of the same key. The policy is told after the table, so that what it drops is always found.
-    fn insert(&self, rows: Vec<Arc<HotRow>>) {
-        let used = mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner));
-        for row in used {
-            self.policy.get(&row.slot());
-        }
-        for part in rows.chunks(ROWS_AT_ONCE) {
-            let mut table = write(&self.table);
-            for row in part {
-                let share = if self.counts_entries { 1024 } else { u64::from(row.weight()) };
-                self.came_in.fetch_add(share, Ordering::Relaxed);
-                row.used_at.store(self.came_in_kib(), Ordering::Relaxed);
-                self.bytes.fetch_add(u64::from(row.weight()), Ordering::Relaxed);
-                match table.find_mut(row.slot(), |held| held.key() == row.key()) {
-                    Some(held) => {
-                        self.bytes.fetch_sub(u64::from(held.weight()), Ordering::Relaxed);
-                        *held = Arc::clone(row);
-                    }
-                    None => {
-                        table.insert_unique(row.slot(), Arc::clone(row), |held| held.slot());
-                    }
-                }
-            }
-            let held_kib =
-                if self.counts_entries { table.len() as u64 } else { self.bytes.load(Ordering::Relaxed) >> 10 };
-            self.patience.store((held_kib / 16) as u32, Ordering::Relaxed);
-        }
-        for row in rows {
-            self.policy.insert(row.slot(), row);
-        }
-    }
-
-    /// Notes that a row was used, for moka to hear of before the next rows come in. Telling it here would make this reader work off what
-    /// writers have queued. Never waits: a use that cannot be noted now is noted the next time.
-    fn note_used(&self, row: &Arc<HotRow>, came_in_kib: u32) {
-        if let Ok(mut used) = self.used.try_lock()
-            && used.len() < MAX_NOTED_USES
-        {
-            used.push(Arc::clone(row));
-            row.used_at.store(came_in_kib, Ordering::Relaxed);
-        }
-    }
-
-    /// What has come in so far. Begins anew when it is 4 TiB; only differences count.
-    #[inline]
-    fn came_in_kib(&self) -> u32 {
-        (self.came_in.load(Ordering::Relaxed) >> 10) as u32
-    }
-
-    fn forget(&self, keys: &[(&[u8], u64)]) {
-        // Or the row could leave the table between the two steps of an insert, and stay with the policy alone.
-        let _no_insert = self.lock();
-        let mut forgotten = Vec::with_capacity(keys.len());
-        for part in keys.chunks(ROWS_AT_ONCE) {
-            let mut table = write(&self.table);
-            for (key, slot) in part {
-                let entry = table.find_entry(*slot, |held| held.key() == *key);
-                forgotten.extend(entry.ok().map(|entry| entry.remove().0));
-            }
-        }
-        for row in forgotten {
-            self.bytes.fetch_sub(u64::from(row.weight()), Ordering::Relaxed);
-            self.policy.invalidate(&row.slot());
-        }
-    }
-
-    #[inline]
-    fn read(&self) -> RwLockReadGuard<'_, HashTable<Arc<HotRow>>> {
-        self.table.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Box<[u64]>> {
-        // Whoever panicked with the lock held left times that are at most too late.
-        self.last_writes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn write(table: &Table) -> RwLockWriteGuard<'_, HashTable<Arc<HotRow>>> {
-    table.write().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn stripe(key_hash: u64) -> usize {
-    (key_hash >> 32) as usize % STRIPES_PER_SHARD
-}
-
-/// A slot is a hash already.
-#[derive(Debug, Default)]
-struct SlotHasher(u64);
-
-impl Hasher for SlotHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, slot: u64) {
-        self.0 = slot;
-    }
-}
-
 impl Shards {
     /// Empty shards for rows of `views` views.
     pub(crate) fn new(config: &StoreConfig, views: usize) -> Shards {
@@ -396,27 +155,22 @@ impl Shards {
         Clock(self.clock.load(Ordering::Acquire))
     }
 
-    /// What is held about `key`; `None` when nothing is.
-    #[inline]
-    pub(crate) fn get(&self, key: &[u8], key_hash: u64) -> Option<Arc<HotRow>> {
-        let shard = self.shard(key_hash)?;
-        let slot = slot(key, key_hash);
-        let row = Arc::clone(shard.read().find(slot, |held| held.key() == key)?);
-        let came_in = shard.came_in_kib();
-        let since = came_in.wrapping_sub(row.used_at.load(Ordering::Relaxed));
-        if since > shard.patience.load(Ordering::Relaxed) {
-            shard.note_used(&row, came_in);
+    /// What is held about each of the keys; `None` where nothing is.
+    pub(crate) fn get_all(&self, keys: &[HashedKey<'_>]) -> Vec<Option<HotRow>> {
+        let mut found = vec![None; keys.len()];
+        for (shard, wanted) in self.by_shard((0..keys.len() as u32).collect(), |index| keys[*index as usize].1) {
+            shard.get_all(keys, &wanted, &mut found);
         }
-        Some(row)
+        found
     }
 
     /// Remembers what the database answered, except what has been written since it was asked.
     pub(crate) fn insert_all(&self, filling: Filling) {
         #[cfg(test)]
         self.gate.pass();
-        for (shard, mut rows) in self.by_shard(filling.rows, |row| row.key_hash) {
-            let last_writes = shard.lock();
-            rows.retain(|row| last_writes[stripe(row.key_hash)] <= filling.read_at.0);
+        for (shard, mut rows) in self.by_shard(filling.rows, HotRow::key_hash) {
+            let last_writes = shard.last_writes();
+            rows.retain(|row| last_writes[stripe(row.key_hash())] <= filling.read_at.0);
             shard.insert(rows);
         }
     }
@@ -439,7 +193,7 @@ impl Shards {
         let now = self.clock.fetch_add(1, Ordering::AcqRel) + 1;
         for hash in hashes {
             let Some(shard) = self.shard(hash) else { return };
-            let mut last_writes = shard.lock();
+            let mut last_writes = shard.last_writes();
             let last = &mut last_writes[stripe(hash)];
             *last = now.max(*last);
         }
@@ -448,30 +202,30 @@ impl Shards {
     /// Drops an entry.
     pub(crate) fn forget(&self, key: &[u8], key_hash: u64) {
         if let Some(shard) = self.shard(key_hash) {
-            shard.forget(&[(key, slot(key, key_hash))]);
+            shard.forget(&[(key, key_hash)]);
         }
     }
 
     /// Drops the entries of many keys.
-    pub(crate) fn forget_all(&self, rows: &[Arc<HotRow>]) {
-        for (shard, rows) in self.by_shard(rows.iter().collect(), |row| row.key_hash) {
-            shard.forget(&rows.iter().map(|row| (row.key(), row.slot())).collect::<Vec<_>>());
+    pub(crate) fn forget_all(&self, rows: &[HotRow]) {
+        for (shard, rows) in self.by_shard(rows.iter().collect(), |row| row.key_hash()) {
+            shard.forget(&rows.iter().map(|row| (row.key(), row.key_hash())).collect::<Vec<_>>());
         }
     }
 
     /// Bytes held, bookkeeping included.
     pub(crate) fn bytes(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.bytes.load(Ordering::Relaxed)).sum()
+        self.shards.iter().map(Shard::bytes).sum()
     }
 
     /// Entries held.
     pub(crate) fn entries(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.read().len() as u64).sum()
+        self.shards.iter().map(|shard| shard.len() as u64).sum()
     }
 
     /// Applies what readers and writers have queued, evictions included, so that `bytes` and `entries` are within their bounds.
     pub(crate) fn settle(&self) {
-        self.shards.iter().for_each(|shard| shard.policy.run_pending_tasks());
+        self.shards.iter().for_each(Shard::settle);
     }
 
     #[inline]
@@ -492,6 +246,7 @@ pub(crate) fn test_hash(key: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hot_row::ENTRY_OVERHEAD_BYTES;
 
     fn hot(mib: u64) -> Shards {
         Shards::new(&StoreConfig { hot_capacity_mib: mib, hot_shards: 4, ..StoreConfig::default() }, 1)
@@ -506,7 +261,7 @@ mod tests {
     }
 
     fn get(hot: &Shards, key: &[u8]) -> Option<Option<Vec<u8>>> {
-        hot.get(key, test_hash(key)).map(|row| row.row().map(<[u8]>::to_vec))
+        hot.get_all(&[(key, test_hash(key))])[0].as_ref().map(|row| row.row().map(<[u8]>::to_vec))
     }
 
     fn write(hot: &Shards, key: &[u8]) {

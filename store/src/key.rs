@@ -86,13 +86,16 @@ pub(crate) fn check_entity(entity: &str) -> Result<(), String> {
 
 /// Appends the entity part of a key.
 pub(crate) fn push_entity(key: &mut Vec<u8>, entity: &[u8]) {
-    let mut rest = entity;
-    while let Some(zero) = rest.iter().position(|&byte| byte == 0) {
-        key.extend_from_slice(&rest[..zero]);
-        key.extend_from_slice(&ESCAPED_ZERO);
-        rest = &rest[zero + 1..];
+    if entity.contains(&0) {
+        for &byte in entity {
+            match byte {
+                0 => key.extend_from_slice(&ESCAPED_ZERO),
+                _ => key.push(byte),
+            }
+        }
+    } else {
+        key.extend_from_slice(entity);
     }
-    key.extend_from_slice(rest);
     key.extend_from_slice(&END);
 }
 

@@ -15,12 +15,13 @@ use rocksdb::WriteBatch;
 
 use crate::batch::NO_GENERATION;
 use crate::delta::{Change, Delta};
+use crate::encode::{ElementKeys, EncodedRows, RowColumns};
 use crate::key::{self, GenerationId, LIVE_PREFIX_BYTES};
 use crate::live_filter::LiveFilter;
 use crate::plan::{View, find_view};
-use crate::row::{self, RowColumns};
+use crate::row;
 use crate::store::Inner;
-use crate::view::{TenantId, ViewKind, check_columns};
+use crate::view::{TenantId, check_columns};
 use crate::warm::Warm;
 use crate::writer::MAX_ROW_BYTES;
 use crate::{Error, metrics};
@@ -280,42 +281,41 @@ impl Gathering<'_> {
     }
 
     fn upsert(&mut self, view: &View, write: &Write<'_>, keys: &Keys<'_>) -> Result<(), Error> {
-        let columns = RowColumns::new(write.rows, &view.schema);
-        let element_key = view.config.element_key.as_deref().and_then(|name| view.schema.index_of(name));
+        let columns = RowColumns::new(write.rows, &view.schema, keys.times.values());
+        let elements = ElementKeys::of_rows(write.rows, &view.config, &view.schema);
         let max_bytes = max_row_bytes(view);
-        let (mut element, mut row) = (Vec::new(), Vec::new());
-        for index in 0..write.rows.num_rows() {
-            let wrong = |reason: &str| Error::FixInput(format!("view {}, row {index}: {reason}", view.config.name));
-            let (entity, event_time_ms) = keys.row(index).map_err(|reason| wrong(&reason))?;
-            element.clear();
-            row.clear();
-            if let Some(feature) = element_key {
-                columns.element_key(feature, index, &mut element).ok_or_else(|| wrong("the element key is null"))?;
+        let (mut element, mut encoded) = (Vec::new(), EncodedRows::default());
+        while encoded.next() < write.rows.num_rows() {
+            let encoding = columns.encode(encoded.next(), &mut encoded);
+            encoding.map_err(|refused| wrong_row(view, refused.row, &refused.reason))?;
+            for (index, row) in encoded.iter() {
+                let wrong = |reason: &str| wrong_row(view, index, reason);
+                let (entity, event_time_ms) = keys.row(index).map_err(|reason| wrong(&reason))?;
+                element.clear();
+                if let Some(elements) = &elements {
+                    elements.push(index, &mut element).ok_or_else(|| wrong("the element key is null"))?;
+                }
+                if row.len() > max_bytes {
+                    let bytes = row.len();
+                    return Err(wrong(&format!("{bytes} bytes, a live row of this view has at most {max_bytes}")));
+                }
+                let change = Change { event_time_ms, sequence: 0, element: &element, row: Some(row) };
+                let stored = self.put(view, write.tenant, entity, change)?;
+                self.written.rows += u64::from(stored);
             }
-            columns.encode(&view.schema, event_time_ms, index, &mut row).map_err(|reason| wrong(&reason))?;
-            if row.len() > max_bytes {
-                let bytes = row.len();
-                return Err(wrong(&format!("{bytes} bytes, a live row of this view has at most {max_bytes}")));
-            }
-            let change = Change { event_time_ms, sequence: 0, element: &element, row: Some(&row) };
-            let stored = self.put(view, write.tenant, entity, change)?;
-            self.written.rows += u64::from(stored);
         }
         Ok(())
     }
 
     fn delete(&mut self, view: &View, write: &Write<'_>, keys: &Keys<'_>) -> Result<(), Error> {
-        let elements = match view.config.kind {
-            ViewKind::Latest => None,
-            ViewKind::LastN => Some(RowColumns::elements_of(write.rows, &view.config, &view.schema)),
-        };
+        let elements = ElementKeys::of_deletions(write.rows, &view.config, &view.schema);
         let max_bytes = max_row_bytes(view);
         let mut element = Vec::new();
         for index in 0..write.rows.num_rows() {
-            let wrong = |reason: &str| Error::FixInput(format!("view {}, row {index}: {reason}", view.config.name));
+            let wrong = |reason: &str| wrong_row(view, index, reason);
             let (entity, event_time_ms) = keys.row(index).map_err(|reason| wrong(&reason))?;
             element.clear();
-            let named = elements.as_ref().map(|columns| columns.element_key(0, index, &mut element));
+            let named = elements.as_ref().map(|elements| elements.push(index, &mut element));
             if element.len() > max_bytes {
                 let bytes = element.len();
                 return Err(wrong(&format!(
@@ -374,6 +374,10 @@ impl Gathering<'_> {
         }
         Ok(())
     }
+}
+
+fn wrong_row(view: &View, row: usize, reason: &str) -> Error {
+    Error::FixInput(format!("view {}, row {row}: {reason}", view.config.name))
 }
 
 /// Most bytes of a live row of a view, so that all those it shows make no larger value than a snapshot's row may be.

@@ -12,7 +12,8 @@ use crate::cold_lookup::{ColdKey, ColdRow, ColdTier};
 use crate::combine::{self, Published};
 use crate::fetched::{FetchStats, Tier};
 use crate::generation::Generation;
-use crate::hot::{Clock, Filling, Hot, HotRow};
+use crate::hot::{Clock, Filling, Hot};
+use crate::hot_row::HotRow;
 use crate::live_filter::LiveFilter;
 use crate::plan::{Plan, View};
 use crate::readers::Readers;
@@ -63,7 +64,7 @@ impl Room {
 /// A value where it was found, to be read in place.
 pub(crate) enum Value<'db> {
     /// In the hot tier, or on its way there.
-    Hot(Arc<HotRow>),
+    Hot(HotRow),
     /// Read from the cold tier.
     Shared(Arc<[u8]>),
     /// In a block of the database.
@@ -121,8 +122,8 @@ pub(crate) fn look_up<'a>(
         (0..batch.len()).map(|_| FoundRow { value: None, tier: Tier::None, in_time: true }).collect();
     let mut misses = Vec::new();
     let room = Room::new(batch.positions.len());
-    for position in batch.possible_positions() {
-        match reading.hot.get(batch.key(position), batch.hash(position)) {
+    for (position, row) in look_up_hot(batch, reading.hot) {
+        match row {
             Some(row) if row.row().is_some() => {
                 stats.hot_hits += 1;
                 room.take(row.bytes_of_row().len())?;
@@ -139,6 +140,13 @@ pub(crate) fn look_up<'a>(
     stats.unique_keys = batch.len() as u64;
     stats.not_found = stats.unique_keys - stats.hot_hits - stats.warm_hits - stats.cold_hits - stats.not_in_time;
     Ok(found)
+}
+
+/// All positions whose key can exist, with what the hot tier holds there.
+fn look_up_hot(batch: &Batch<'_, '_>, hot: &Hot) -> impl Iterator<Item = (usize, Option<HotRow>)> {
+    let positions: Vec<_> = batch.possible_positions().collect();
+    let keys: Vec<_> = positions.iter().map(|&position| (batch.key(position), batch.hash(position))).collect();
+    positions.into_iter().zip(hot.get_all(&keys))
 }
 
 fn read_misses<'a>(
@@ -200,7 +208,7 @@ fn read_misses<'a>(
         let mut value = combined.map_err(damaged)?;
         if fills {
             let row = HotRow::new(batch.key(position), batch.hash(position), value.as_deref());
-            value = value.map(|_| Value::Hot(Arc::clone(&row)));
+            value = value.map(|_| Value::Hot(row.clone()));
             rows_to_hot.push(row);
         }
         if value.is_some() {

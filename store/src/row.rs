@@ -5,15 +5,8 @@
 
 use std::borrow::Cow;
 
-use arrow::array::cast::AsArray;
-use arrow::array::{
-    Array, BooleanArray, Float32Array, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray,
-    TimestampMillisecondArray,
-};
-use arrow::datatypes::Float32Type;
-
 use crate::schema::{Projection, ROW_HEADER_BYTES, RowSchema, Slot};
-use crate::view::{FeatureType, ViewConfig};
+use crate::view::FeatureType;
 
 /// What is wrong with a stored row or value; the caller adds which key it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +90,7 @@ pub(crate) fn event_time_ms(row: &[u8]) -> Result<i64, Damaged> {
 
 impl RowSchema {
     /// The value that identifies an element of a `last_n` view, read from a row of this schema, whose feature number `feature` it is: the
-    /// bytes that [`RowColumns::element_key`] made of it.
+    /// bytes that [`ElementKeys::push`](crate::encode::ElementKeys::push) made of it.
     pub(crate) fn element_key<'a>(&self, feature: usize, row: &'a [u8]) -> Result<Cow<'a, [u8]>, Damaged> {
         let slot = &self.slots[feature];
         if row.first_chunk::<4>() != Some(&self.fingerprint.to_le_bytes()) || row.len() < self.variable_start {
@@ -134,131 +127,9 @@ fn variable<'a>(row: &'a [u8], variable_start: usize, slot: &Slot) -> Result<&'a
     row.get(start..end).ok_or(Damaged("a text or list reaches past its end"))
 }
 
-/// The feature columns of a canonical batch, each known by its type, so that rows are encoded without looking types up again.
-pub(crate) struct RowColumns<'a>(Vec<Column<'a>>);
-
-enum Column<'a> {
-    Bool(&'a BooleanArray),
-    I32(&'a Int32Array),
-    I64(&'a Int64Array),
-    F32(&'a Float32Array),
-    F64(&'a Float64Array),
-    Utf8(&'a StringArray),
-    Timestamp(&'a TimestampMillisecondArray),
-    ListF32(&'a ListArray, &'a Float32Array),
-}
-
-impl<'a> RowColumns<'a> {
-    /// The columns after entity and event time; the caller has checked that the batch has the view's canonical schema.
-    pub(crate) fn new(batch: &'a RecordBatch, schema: &RowSchema) -> RowColumns<'a> {
-        RowColumns::of_types(batch, schema.features.iter().map(|feature| feature.data_type))
-    }
-
-    /// The element column of a deletion, as the only one; the caller has checked that the batch has the view's deletion schema.
-    pub(crate) fn elements_of(batch: &'a RecordBatch, view: &ViewConfig, schema: &RowSchema) -> RowColumns<'a> {
-        let feature = view.element_key.as_deref().and_then(|name| schema.index_of(name));
-        RowColumns::of_types(batch, feature.map(|feature| schema.features[feature].data_type).into_iter())
-    }
-
-    fn of_types(batch: &'a RecordBatch, types: impl Iterator<Item = FeatureType>) -> RowColumns<'a> {
-        let columns = batch.columns().iter().skip(2);
-        RowColumns(
-            columns
-                .zip(types)
-                .map(|(column, data_type)| match data_type {
-                    FeatureType::Bool => Column::Bool(column.as_boolean()),
-                    FeatureType::I32 => Column::I32(column.as_primitive()),
-                    FeatureType::I64 => Column::I64(column.as_primitive()),
-                    FeatureType::F32 => Column::F32(column.as_primitive()),
-                    FeatureType::F64 => Column::F64(column.as_primitive()),
-                    FeatureType::Utf8 => Column::Utf8(column.as_string()),
-                    FeatureType::Timestamp => Column::Timestamp(column.as_primitive()),
-                    FeatureType::ListF32 => {
-                        let list = column.as_list::<i32>();
-                        Column::ListF32(list, list.values().as_primitive::<Float32Type>())
-                    }
-                })
-                .collect(),
-        )
-    }
-
-    /// The value that identifies an element, as bytes that compare as the values do; `None` when it is null. An i32 has the bytes of the
-    /// same i64, so that an element stays itself when its key is widened.
-    pub(crate) fn element_key(&self, feature: usize, row: usize, out: &mut Vec<u8>) -> Option<()> {
-        match &self.0[feature] {
-            Column::Utf8(a) if a.is_valid(row) => out.extend_from_slice(a.value(row).as_bytes()),
-            Column::I32(a) if a.is_valid(row) => push_ordered(i64::from(a.value(row)), out),
-            Column::I64(a) if a.is_valid(row) => push_ordered(a.value(row), out),
-            _ => return None,
-        }
-        Some(())
-    }
-
-    /// Appends row `row` to `out` in the layout of `schema`. Fails when a list holds a null, which a row cannot say.
-    pub(crate) fn encode(
-        &self,
-        schema: &RowSchema,
-        event_time_ms: i64,
-        row: usize,
-        out: &mut Vec<u8>,
-    ) -> Result<(), String> {
-        let start = out.len();
-        out.extend_from_slice(&schema.fingerprint.to_le_bytes());
-        out.extend_from_slice(&event_time_ms.to_le_bytes());
-        out.resize(start + schema.variable_start, 0);
-        for ((column, slot), feature) in self.0.iter().zip(&schema.slots).zip(&schema.features) {
-            let at = start + slot.offset;
-            let valid = match column {
-                Column::Bool(a) => put(out, at, a.is_valid(row), || [u8::from(a.value(row))]),
-                Column::I32(a) => put(out, at, a.is_valid(row), || a.value(row).to_le_bytes()),
-                Column::I64(a) => put(out, at, a.is_valid(row), || a.value(row).to_le_bytes()),
-                Column::F32(a) => put(out, at, a.is_valid(row), || a.value(row).to_le_bytes()),
-                Column::F64(a) => put(out, at, a.is_valid(row), || a.value(row).to_le_bytes()),
-                Column::Timestamp(a) => put(out, at, a.is_valid(row), || a.value(row).to_le_bytes()),
-                Column::Utf8(a) => {
-                    if a.is_valid(row) {
-                        out.extend_from_slice(a.value(row).as_bytes());
-                    }
-                    put_end(out, start, at, schema)?;
-                    a.is_valid(row)
-                }
-                Column::ListF32(list, values) => {
-                    if list.is_valid(row) {
-                        let offsets = list.value_offsets();
-                        for index in offsets[row] as usize..offsets[row + 1] as usize {
-                            if values.is_null(index) {
-                                return Err(format!("{} holds a null inside a list", feature.name));
-                            }
-                            out.extend_from_slice(&values.value(index).to_le_bytes());
-                        }
-                    }
-                    put_end(out, start, at, schema)?;
-                    list.is_valid(row)
-                }
-            };
-            out[start + ROW_HEADER_BYTES + slot.bit / 8] |= u8::from(valid) << (slot.bit % 8);
-        }
-        Ok(())
-    }
-}
-
 /// Eight bytes that compare as the numbers do.
-fn push_ordered(number: i64, out: &mut Vec<u8>) {
+pub(crate) fn push_ordered(number: i64, out: &mut Vec<u8>) {
     out.extend_from_slice(&(number ^ i64::MIN).to_be_bytes());
-}
-
-fn put<const N: usize>(out: &mut [u8], at: usize, valid: bool, value: impl Fn() -> [u8; N]) -> bool {
-    if valid {
-        out[at..at + N].copy_from_slice(&value());
-    }
-    valid
-}
-
-fn put_end(out: &mut [u8], start: usize, at: usize, schema: &RowSchema) -> Result<(), String> {
-    let end = u32::try_from(out.len() - start - schema.variable_start)
-        .map_err(|_| "the row is larger than 4 GiB".to_string())?;
-    out[at..at + 4].copy_from_slice(&end.to_le_bytes());
-    Ok(())
 }
 
 #[cfg(test)]
@@ -266,7 +137,7 @@ mod tests {
     use super::*;
     use crate::columns::{Rows, column};
     use crate::test_rows::{self, TYPES, batch, encode_all};
-    use crate::view::FeatureConfig;
+    use crate::view::{FeatureConfig, ViewConfig};
     use proptest::prelude::*;
 
     /// A view with the features that `picks` choose, in that order.
@@ -327,23 +198,6 @@ mod tests {
                 let _ = column(&Rows::new(vec![Some(row), None]), index, feature.data_type);
             }
             prop_assert!(length <= whole);
-        }
-    }
-
-    #[test]
-    fn an_element_is_itself_at_any_width_of_its_key() {
-        let numbers = [i32::MIN, -1, 0, 1, i32::MAX];
-        let narrow = Int32Array::from(numbers.to_vec());
-        let wide = Int64Array::from_iter_values(numbers.map(i64::from));
-        let columns = RowColumns(vec![Column::I32(&narrow), Column::I64(&wide)]);
-        let key = |feature, row| {
-            let mut bytes = Vec::new();
-            columns.element_key(feature, row, &mut bytes).unwrap();
-            bytes
-        };
-        for row in 0..numbers.len() {
-            assert_eq!(key(0, row), key(1, row));
-            assert!(row == 0 || key(0, row - 1) < key(0, row), "keys are in another order than numbers");
         }
     }
 

@@ -9,7 +9,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{Int64Type, TimestampMillisecondType};
 
-use crate::row::RowColumns;
+use crate::encode::{EncodedRows, RowColumns};
 use crate::schema::RowSchema;
 use crate::{
     EntityRef, FeatureConfig, FeatureRef, FeatureType, GenerationWriter, Published, Store, TenantId, ViewConfig,
@@ -111,12 +111,12 @@ pub(crate) fn batch(view: &ViewConfig, seeds: &[Vec<u64>]) -> RecordBatch {
 
 /// The rows of a batch, one by one.
 pub(crate) fn encode_all(batch: &RecordBatch, schema: &RowSchema) -> Vec<Vec<u8>> {
-    let columns = RowColumns::new(batch, schema);
     let times = batch.column(1).as_primitive::<TimestampMillisecondType>();
-    let encode = |row| {
-        let mut bytes = Vec::new();
-        columns.encode(schema, times.value(row), row, &mut bytes).unwrap();
-        bytes
-    };
-    (0..batch.num_rows()).map(encode).collect()
+    let columns = RowColumns::new(batch, schema, times.values());
+    let (mut rows, mut encoded) = (Vec::new(), EncodedRows::default());
+    while rows.len() < batch.num_rows() {
+        columns.encode(rows.len(), &mut encoded).unwrap();
+        rows.extend(encoded.iter().map(|(_, bytes)| bytes.to_vec()));
+    }
+    rows
 }

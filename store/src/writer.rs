@@ -7,21 +7,21 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::cast::AsArray;
-use arrow::array::{Array, RecordBatch};
+use arrow::array::{Array, RecordBatch, StringArray};
 use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
 use rocksdb::{Options, SstFileWriter};
 use serde::{Deserialize, Serialize};
 
 use crate::cold;
 use crate::cold_writer::ColdWriter;
+use crate::encode::{ElementKeys, EncodedRows, RowColumns, Unencodable};
 use crate::files;
 use crate::key;
 use crate::manifest::{Manifest, ManifestFile};
 use crate::merge::Group;
 use crate::placement::Placement;
-use crate::row::RowColumns;
 use crate::schema::RowSchema;
-use crate::view::{TenantId, ViewConfig, check_columns};
+use crate::view::{TenantId, ViewConfig, ViewKind, check_columns};
 use crate::{Error, warm};
 
 /// Largest value of `max_row_bytes`, which is also its default.
@@ -70,7 +70,7 @@ pub struct GenerationWriter {
     dir: PathBuf,
     batch_schema: SchemaRef,
     row_schema: Arc<RowSchema>,
-    element_key: Option<usize>,
+    view: ViewConfig,
     limits: WriterLimits,
     placement: Placement,
     manifest: Manifest,
@@ -83,6 +83,7 @@ pub struct GenerationWriter {
     broken: bool,
     key: Vec<u8>,
     value: Vec<u8>,
+    encoded: EncodedRows,
 }
 
 struct OpenSst {
@@ -121,7 +122,7 @@ impl GenerationWriter {
         Ok(GenerationWriter {
             dir: dir.to_path_buf(),
             batch_schema: view.arrow_schema(),
-            element_key: view.element_key.as_ref().and_then(|name| row_schema.index_of(name)),
+            view: view.clone(),
             limits,
             placement: Placement::default(),
             manifest: Manifest::new(view, row_schema.fingerprint, tenant, generation, as_of_ms),
@@ -133,6 +134,7 @@ impl GenerationWriter {
             broken: false,
             key: Vec::new(),
             value: Vec::new(),
+            encoded: EncodedRows::default(),
         })
     }
 
@@ -159,9 +161,7 @@ impl GenerationWriter {
         };
         self.entity.clear();
         self.entity.push_str(entity);
-        self.value.clear();
-        self.value.extend_from_slice(value);
-        self.end_value(times_ms.len() as u64, oldest_ms, newest_ms)
+        self.store(value, times_ms.len() as u64, oldest_ms, newest_ms)
     }
 
     /// Divides the entities between the tiers. Without this all of them are warm.
@@ -185,29 +185,55 @@ impl GenerationWriter {
             let message = "entity and event time must not be null".to_string();
             return Err(Error::FixInput(message));
         }
+        let mut encoded = mem::take(&mut self.encoded);
+        encoded.restart();
         let schema = Arc::clone(&self.row_schema);
-        let columns = RowColumns::new(batch, &schema);
-        for row in 0..batch.num_rows() {
-            self.begin_entity(entities.value(row), row)?;
-            let (event_time_ms, element_key) = (times.value(row), self.element_key);
-            let max_row_bytes = self.limits.max_row_bytes;
-            let added = self.group.add(event_time_ms, |out| {
-                if let Some(feature) = element_key {
-                    columns.element_key(feature, row, out).ok_or_else(|| "the element key is null".to_string())?;
-                }
-                let start = out.len();
-                columns.encode(&schema, event_time_ms, row, out)?;
-                let bytes = out.len() - start;
-                if bytes > max_row_bytes {
-                    return Err(format!("a row of {bytes} bytes, max_row_bytes is {max_row_bytes}"));
-                }
-                Ok(start)
-            });
-            added
-                .map_err(|reason: String| Error::FixInput(format!("row {row}, entity {:?}: {reason}", self.entity)))?;
+        let columns = RowColumns::new(batch, &schema, times.values());
+        let elements = ElementKeys::of_rows(batch, &self.view, &schema);
+        while encoded.next() < batch.num_rows() {
+            let encoding = columns.encode(encoded.next(), &mut encoded);
+            encoding.map_err(|refused| {
+                let Unencodable { row, reason } = refused;
+                wrong_row(row, entities.value(row), &reason)
+            })?;
+            for (row, bytes) in encoded.iter() {
+                self.add(row, entities, times.value(row), elements.as_ref(), bytes)?;
+            }
         }
+        self.encoded = encoded;
         self.broken = false;
         Ok(())
+    }
+
+    /// Adds one row, which has been encoded.
+    fn add(
+        &mut self,
+        row: usize,
+        entities: &StringArray,
+        event_time_ms: i64,
+        elements: Option<&ElementKeys<'_>>,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        let entity = entities.value(row);
+        self.begin_entity(entity, row)?;
+        let (length, max_row_bytes) = (bytes.len(), self.limits.max_row_bytes);
+        if length > max_row_bytes {
+            let reason = format!("a row of {length} bytes, max_row_bytes is {max_row_bytes}");
+            return Err(wrong_row(row, entity, &reason));
+        }
+        let is_alone = || row + 1 < entities.len() && entities.value(row + 1) != entity;
+        if self.view.kind == ViewKind::Latest && self.group.is_empty() && is_alone() {
+            return self.store(bytes, 1, event_time_ms, event_time_ms);
+        }
+        self.group.add(event_time_ms, |out| {
+            if let Some(elements) = elements {
+                let missing = || wrong_row(row, entity, "the element key is null");
+                elements.push(row, out).ok_or_else(missing)?;
+            }
+            let start = out.len();
+            out.extend_from_slice(bytes);
+            Ok(start)
+        })
     }
 
     /// Closes the files, makes them durable and puts the manifest beside them.
@@ -260,35 +286,38 @@ impl GenerationWriter {
         if self.group.is_empty() {
             return Ok(());
         }
-        self.value.clear();
-        let merged = self.group.finish(&mut self.value);
-        if self.value.len() > self.limits.max_row_bytes {
+        let mut value = mem::take(&mut self.value);
+        value.clear();
+        let merged = self.group.finish(&mut value);
+        if value.len() > self.limits.max_row_bytes {
             return Err(Error::FixInput(format!(
                 "entity {:?}: a value of {} bytes, max_row_bytes is {}",
                 self.entity,
-                self.value.len(),
+                value.len(),
                 self.limits.max_row_bytes
             )));
         }
         self.manifest.duplicates_dropped += merged.duplicates;
         self.manifest.beyond_n_dropped += merged.beyond_n;
-        self.end_value(merged.rows, merged.event_time_min_ms, merged.event_time_max_ms)
+        self.store(&value, merged.rows, merged.event_time_min_ms, merged.event_time_max_ms)?;
+        self.value = value;
+        Ok(())
     }
 
-    /// Stores the gathered value where it belongs.
-    fn end_value(&mut self, rows: u64, oldest_ms: i64, newest_ms: i64) -> Result<(), Error> {
+    /// Stores the entity's value where it belongs.
+    fn store(&mut self, value: &[u8], rows: u64, oldest_ms: i64, newest_ms: i64) -> Result<(), Error> {
         let counts = &mut self.manifest;
         counts.entities += 1;
         counts.rows += rows;
         counts.event_time_min_ms = counts.event_time_min_ms.min(oldest_ms);
         counts.event_time_max_ms = counts.event_time_max_ms.max(newest_ms);
         match self.placement.is_cold(&self.entity, newest_ms) {
-            true => self.put_cold(newest_ms),
-            false => self.put_warm(),
+            true => self.put_cold(value, newest_ms),
+            false => self.put_warm(value),
         }
     }
 
-    fn put_warm(&mut self) -> Result<(), Error> {
+    fn put_warm(&mut self, value: &[u8]) -> Result<(), Error> {
         self.key.clear();
         self.key.extend_from_slice(&self.manifest.id().prefix());
         key::push_entity(&mut self.key, self.entity.as_bytes());
@@ -296,7 +325,7 @@ impl GenerationWriter {
             Some(sst) => sst,
             None => self.sst.insert(OpenSst::create(&self.dir, self.manifest.files.len() + 1)?),
         };
-        sst.writer.put(&self.key, &self.value).map_err(|error| warm::disk("write", &sst.path)(error))?;
+        sst.writer.put(&self.key, value).map_err(|error| warm::disk("write", &sst.path)(error))?;
         sst.entities += 1;
         if sst.writer.file_size() >= self.limits.file_mib << 20 {
             self.close_sst()?;
@@ -304,7 +333,7 @@ impl GenerationWriter {
         Ok(())
     }
 
-    fn put_cold(&mut self, newest_ms: i64) -> Result<(), Error> {
+    fn put_cold(&mut self, value: &[u8], newest_ms: i64) -> Result<(), Error> {
         let cold = match &mut self.cold {
             Some(cold) => cold,
             None => {
@@ -312,7 +341,7 @@ impl GenerationWriter {
                 self.cold.insert(OpenCold::create(&self.dir, self.manifest.cold.len() + 1, &owner)?)
             }
         };
-        cold.writer.append(&self.entity, newest_ms, &self.value)?;
+        cold.writer.append(&self.entity, newest_ms, value)?;
         if cold.writer.bytes() >= self.limits.file_mib << 20 {
             self.close_cold()?;
         }
@@ -338,6 +367,10 @@ impl GenerationWriter {
         self.manifest.cold.push(ManifestFile { name: cold.name, bytes, entities, crc32 });
         Ok(())
     }
+}
+
+fn wrong_row(row: usize, entity: &str, reason: &str) -> Error {
+    Error::FixInput(format!("row {row}, entity {entity:?}: {reason}"))
 }
 
 /// A Parquet file that is being written.

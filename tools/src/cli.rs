@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use anyhow::{Error, Result};
 use clap::{Parser, Subcommand};
 
-use crate::{ask, compact, demo, erase, ingest, model_get, model_train, place, sample, serve};
+use crate::{
+    ask, compact, demo, erase, ingest, model_eval, model_get, model_publish, model_train, place, sample, serve,
+};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -34,7 +36,7 @@ enum Command {
     Erase(erase::Arguments),
     /// Take the bytes of erased users out of the store's files
     Compact(compact::Arguments),
-    /// Fetch encoder weights, train a ranking head
+    /// Fetch encoder weights, train, measure and swap ranking heads
     #[command(subcommand)]
     Model(ModelCommand),
     /// Write a sample shop: Parquet files, an answer catalogue, questions and a larder.toml
@@ -51,6 +53,10 @@ enum ModelCommand {
     Get(model_get::Arguments),
     /// Train the ranking head of a tenant
     Train(model_train::Arguments),
+    /// Have a running node take a tenant's newly trained head
+    Publish(model_publish::Arguments),
+    /// Measure encoders and heads on labelled questions
+    Eval(model_eval::Arguments),
 }
 
 /// Runs the command that the process was started with.
@@ -73,6 +79,8 @@ fn run(command: &Command) -> Result<()> {
         Command::Compact(arguments) => compact::run(arguments),
         Command::Model(ModelCommand::Get(arguments)) => model_get::run(arguments),
         Command::Model(ModelCommand::Train(arguments)) => model_train::run(arguments),
+        Command::Model(ModelCommand::Publish(arguments)) => model_publish::run(arguments),
+        Command::Model(ModelCommand::Eval(arguments)) => model_eval::run(arguments),
         Command::Sample(arguments) => sample::run(arguments),
         Command::Ask(arguments) => ask::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),

@@ -56,6 +56,13 @@ impl<'a> Destination<'a> {
         }
     }
 
+    /// The node at the config's listen address, and nothing else.
+    pub(crate) fn running(config: &'a NodeConfig) -> Result<Destination<'a>> {
+        let address = reachable(config.node.listen);
+        TcpStream::connect_timeout(&address, PROBE_TIMEOUT).with_context(|| format!("no node answers at {address}"))?;
+        Destination::node(address, config)
+    }
+
     /// The config's store folder, whatever listens where.
     pub(crate) fn folder(config: &'a NodeConfig) -> Result<Destination<'a>> {
         Ok(Destination::Folder { store: Store::open(&config.store, &config.views)?, config })

@@ -24,6 +24,10 @@ mod nano_e5;
 mod unigram_file;
 mod model_train;
 mod model_fine_tune;
+mod model_publish;
+mod model_eval;
+mod model_eval_text;
+mod labelled_csv;
 
 mod sample;
 mod shop;

@@ -1,7 +1,7 @@
 //! `larder model train`: learns a tenant's ranking head from labelled questions.
 //!
 //! The encoder and the catalogue stay as they are; what is learned is how much the words and how much the features of
-//! a user count for each intent, and how sure the head may be. A node reads the head when it starts.
+//! a user count for each intent, and how sure the head may be. A node reads the head when it starts, and when `larder model publish` says so.
 
 use std::path::{Path, PathBuf};
 
@@ -71,9 +71,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     say!("{}", summary(&report));
     for intent in &report.intents_without_questions {
-        say!("note: intent {intent} has no training question and is ranked by similarity alone");
+        say!("note: intent {intent} has no training question and is known from its examples alone");
     }
-    say!("Wrote {}. A running node reads it when it is started again.", out.display());
+    say!("Wrote {}. A running node takes it with `larder model publish --tenant {}`.", out.display(), tenant.name);
     Ok(())
 }
 
@@ -166,7 +166,7 @@ fn check_features(features: &FeatureEncoder, questions: &[LabelledQuestion]) -> 
 }
 
 /// The questions of one tenant: another tenant's must not shape its answers.
-fn questions_of(tenant: &str, path: &Path) -> Result<Vec<LabelledQuestion>> {
+pub(crate) fn questions_of(tenant: &str, path: &Path) -> Result<Vec<LabelledQuestion>> {
     let mut questions = LabelledQuestion::load(path)?;
     let all = questions.len();
     questions.retain(|question| question.tenant == tenant);
