@@ -34,13 +34,15 @@ const COPIED: [&str; 9] = [
 /// Refuses a name that is taken: a node may be using what lies there.
 pub(crate) fn check_free(out: &Path) -> Result<(), Error> {
     if out.file_name().is_none() || out.symlink_metadata().is_ok() {
-        let allowed = "a folder that is not there yet";
-        return Err(Error::config("fine_tune folder", out.display(), allowed));
+        let allowed = "is taken; name a folder that is not there yet";
+        return Err(Error::config("the fine-tuned encoder's folder", out.display(), allowed));
     }
     match out.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() && !parent.is_dir() => {
-            Err(Error::config("fine_tune folder", out.display(), format!("{} is not a folder", parent.display())))
-        }
+        Some(parent) if !parent.as_os_str().is_empty() && !parent.is_dir() => Err(Error::config(
+            "the fine-tuned encoder's folder",
+            out.display(),
+            format!("{} is not a folder", parent.display()),
+        )),
         _ => Ok(()),
     }
 }
