@@ -7,6 +7,18 @@
 //! A head trained afterwards on the same questions sees them as the encoder remembers them, which is better than it will be on new
 //! ones: `FineTuneReport` says how good the encoder is on texts it has not seen.
 
+pub(crate) mod options;
+pub(crate) mod corpus;
+pub(crate) mod network;
+pub(crate) mod objective;
+pub(crate) mod training;
+pub(crate) mod blend;
+pub(crate) mod tensors;
+pub(crate) mod random;
+pub(crate) mod folder;
+#[cfg(test)]
+pub(crate) mod fixture;
+
 use std::path::Path;
 
 use burn::tensor::Device;
@@ -16,11 +28,11 @@ use serde::{Deserialize, Serialize};
 use crate::bert::config::BertConfig;
 use crate::config::EncoderConfig;
 use crate::error::Error;
-use crate::fine_tune_corpus::{Corpus, LabelledText};
-use crate::fine_tune_folder::{check_free, write_folder};
-use crate::fine_tune_network::TrainableBert;
-use crate::fine_tune_options::FineTuneOptions;
-use crate::fine_tune_training::Training;
+use crate::fine_tune::corpus::{Corpus, LabelledText};
+use crate::fine_tune::folder::{check_free, write_folder};
+use crate::fine_tune::network::TrainableBert;
+use crate::fine_tune::options::FineTuneOptions;
+use crate::fine_tune::training::Training;
 use crate::text::{Reading, TextTokenizer};
 use crate::weights::WeightsFile;
 
@@ -113,7 +125,7 @@ pub fn fine_tune(
 mod tests {
     use super::*;
 
-    use crate::fine_tune_fixture::{task, write_tiny_bert};
+    use crate::fine_tune::fixture::{task, write_tiny_bert};
     use crate::{Devices, Encoder, ModelConfig};
 
     const OPTIONS: FineTuneOptions = FineTuneOptions {

@@ -40,17 +40,6 @@ mod evaluation;
 mod report;
 
 mod fine_tune;
-mod fine_tune_options;
-mod fine_tune_corpus;
-mod fine_tune_network;
-mod fine_tune_objective;
-mod fine_tune_training;
-mod fine_tune_blend;
-mod fine_tune_random;
-mod fine_tune_tensors;
-mod fine_tune_folder;
-#[cfg(test)]
-mod fine_tune_fixture;
 
 mod files;
 mod metrics;
@@ -66,9 +55,9 @@ pub use encoder::Encoder;
 pub use error::Error;
 pub use evaluation::{Evaluation, IntentFigures, Judged, ReliabilityBin, judge};
 pub use features::{EncodedFeature, Encoding, FeatureEncoder, FeatureValue};
+pub use fine_tune::corpus::LabelledText;
+pub use fine_tune::options::FineTuneOptions;
 pub use fine_tune::{FineTuneProgress, FineTuneReport, FineTuneRequest, fine_tune};
-pub use fine_tune_corpus::LabelledText;
-pub use fine_tune_options::FineTuneOptions;
 pub use head::Head;
 pub use index::CatalogueIndex;
 pub use metrics::describe_metrics;

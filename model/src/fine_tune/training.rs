@@ -11,13 +11,13 @@ use burn::tensor::Device;
 use crate::embeddings::Embeddings;
 use crate::error::Error;
 use crate::fine_tune::FineTuneProgress;
-use crate::fine_tune_blend::blend;
-use crate::fine_tune_corpus::Corpus;
-use crate::fine_tune_network::TrainableBert;
-use crate::fine_tune_objective::{ClassDirections, RecentTexts};
-use crate::fine_tune_options::FineTuneOptions;
-use crate::fine_tune_random::{Dropout, Random};
-use crate::fine_tune_tensors::values;
+use crate::fine_tune::blend::blend;
+use crate::fine_tune::corpus::Corpus;
+use crate::fine_tune::network::TrainableBert;
+use crate::fine_tune::objective::{ClassDirections, RecentTexts};
+use crate::fine_tune::options::FineTuneOptions;
+use crate::fine_tune::random::{Dropout, Random};
+use crate::fine_tune::tensors::values;
 
 /// The share of all steps over which the learning rate rises.
 const WARM_UP: f64 = 0.1;

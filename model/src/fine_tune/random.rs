@@ -97,7 +97,7 @@ mod tests {
     use super::*;
     use burn::tensor::Device;
 
-    use crate::fine_tune_tensors::values;
+    use crate::fine_tune::tensors::values;
 
     #[test]
     fn a_shuffle_keeps_every_item_and_depends_on_the_seed() {

@@ -10,7 +10,7 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::embeddings::Embeddings;
-use crate::fine_tune_network::unit;
+use crate::fine_tune::network::unit;
 
 /// What cosines are multiplied by before the softmax.
 const SCALE: f32 = 20.0;
@@ -106,7 +106,7 @@ impl RecentTexts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fine_tune_tensors::values;
+    use crate::fine_tune::tensors::values;
 
     fn rows(values: &[[f32; 2]]) -> Tensor<2> {
         let data: Vec<f32> = values.iter().flatten().copied().collect();

@@ -8,8 +8,8 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
 
 use crate::error::Error;
-use crate::fine_tune_network::TrainableBert;
-use crate::fine_tune_tensors::values;
+use crate::fine_tune::network::TrainableBert;
+use crate::fine_tune::tensors::values;
 
 /// The network `share` of the way from `start` to `tuned`.
 pub(crate) fn blend(start: &TrainableBert, tuned: TrainableBert, share: f32) -> Result<TrainableBert, Error> {
@@ -61,7 +61,7 @@ mod tests {
     use burn::tensor::Device;
 
     use crate::bert::config::BertConfig;
-    use crate::fine_tune_fixture::write_tiny_bert;
+    use crate::fine_tune::fixture::write_tiny_bert;
     use crate::weights::WeightsFile;
 
     #[test]

@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::bert::config::BertConfig;
 use crate::error::Error;
-use crate::fine_tune_network::{TrainableBert, TrainableLayer, TrainableLinear, TrainableNorm};
+use crate::fine_tune::network::{TrainableBert, TrainableLayer, TrainableLinear, TrainableNorm};
 use crate::weights::Weights;
 
 /// The word table, of which the network holds only some rows.

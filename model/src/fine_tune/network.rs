@@ -9,7 +9,7 @@ use burn::tensor::activation::{gelu, softmax};
 use burn::tensor::module::{layer_norm, linear};
 use burn::tensor::{Int, Tensor, TensorData};
 
-use crate::fine_tune_random::Dropout;
+use crate::fine_tune::random::Dropout;
 
 /// Keeps the length of an all-zero vector from being divided by.
 const SMALLEST_LENGTH: f32 = 1e-12;
@@ -152,9 +152,9 @@ mod tests {
 
     use crate::bert::config::BertConfig;
     use crate::embeddings::Embeddings;
-    use crate::fine_tune_fixture::write_tiny_bert;
-    use crate::fine_tune_objective::ClassDirections;
-    use crate::fine_tune_tensors::values;
+    use crate::fine_tune::fixture::write_tiny_bert;
+    use crate::fine_tune::objective::ClassDirections;
+    use crate::fine_tune::tensors::values;
     use crate::weights::WeightsFile;
     use crate::{Devices, Encoder, EncoderConfig, ModelConfig};
 

@@ -15,7 +15,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use crate::error::Error;
 use crate::files::{little_endian, write_whole};
-use crate::fine_tune_tensors::{TYPES, WORDS};
+use crate::fine_tune::tensors::{TYPES, WORDS};
 use crate::weights::{Weights, WeightsFile};
 
 /// What is copied as it is, where the original has it.
