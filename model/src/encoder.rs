@@ -66,7 +66,8 @@ impl Encoder {
         let tokenizer_bytes =
             std::fs::read(&tokenizer_file).map_err(|source| Error::reading(&tokenizer_file, source))?;
         let name = name(&family, config, &[file.bytes(), &tokenizer_bytes]);
-        let (network, reading, vocabulary, dimension, memory_bytes) = match &family {
+        let tokenizer = |vocabulary, reading| TextTokenizer::load(&tokenizer_file, vocabulary, reading, config);
+        let (network, tokenizer, vocabulary, dimension, memory_bytes) = match &family {
             Family::Bert(bert) => {
                 if config.max_tokens > bert.max_position_embeddings {
                     let allowed =
@@ -76,19 +77,21 @@ impl Encoder {
                 let hidden = bert.hidden_size;
                 let cpu = SentenceBert::new(Bert::load(bert, weights)?, hidden, devices.micro_batch_tokens());
                 let bytes = cpu.bytes();
+                // Before the network goes to the devices, which may take minutes.
+                let tokenizer = tokenizer(bert.vocab_size, Reading::Framed)?;
                 let read = || BertWeights::read(bert, file.tensors()?);
                 let residence =
                     devices.place(&name, bert, config.max_tokens, read, &|tokens| on_cpu(&cpu, hidden, tokens))?;
                 let network = Network::Bert(Box::new(Resident { cpu, residence }));
-                (network, Reading::Framed, bert.vocab_size, hidden, bytes)
+                (network, tokenizer, bert.vocab_size, hidden, bytes)
             }
             Family::Static(table) => {
                 let table = StaticEncoder::load(table, &weights)?;
                 let (vocabulary, dimension, bytes) = (table.vocabulary(), table.dimension(), table.memory_bytes());
-                (Network::Static(table), Reading::KnownWords, vocabulary, dimension, bytes)
+                let tokenizer = tokenizer(vocabulary, Reading::KnownWords)?;
+                (Network::Static(table), tokenizer, vocabulary, dimension, bytes)
             }
         };
-        let tokenizer = TextTokenizer::load(&tokenizer_file, vocabulary, reading, config)?;
         let seconds = started.elapsed().as_secs_f64();
         tracing::info!(encoder = name, folder = %folder.display(), memory_bytes, seconds, "encoder loaded");
         Ok(Encoder(Arc::new(Inner {
