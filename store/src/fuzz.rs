@@ -31,7 +31,7 @@ use crate::mutate::fuzz;
 use crate::row::Row;
 use crate::schema::{Projection, RowSchema};
 use crate::test_rows::{TYPES, view};
-use crate::{FeatureConfig, FeatureType, TenantId, ViewConfig};
+use crate::{FeatureConfig, FeatureType, TenantId, ViewConfig, wal};
 
 /// A view with a feature of each type.
 fn all_types() -> ViewConfig {
@@ -334,5 +334,22 @@ fn log_entry() {
         };
         assert_eq!(again, bytes);
         Ok(())
+    });
+}
+
+#[test]
+fn write_ahead_log() {
+    let writes = |count: u8| (0..count).flat_map(|number| wal::record(1, &[number; 20])).collect::<Vec<_>>();
+    let over_a_block = [wal::record(2, &vec![7; (32 << 10) - 7]), wal::record(4, b"the end"), writes(3)].concat();
+    fuzz("write_ahead_log", vec![writes(0), writes(1), writes(9), over_a_block], |bytes| {
+        let believed = |bytes: &[u8]| match wal::find_damage(bytes).unwrap() {
+            None => Ok(()),
+            Some(at) => {
+                let before = &bytes[..at as usize];
+                assert_eq!(wal::find_damage(before).unwrap(), None, "damage was found too late");
+                Err(format!("damaged at byte {at}"))
+            }
+        };
+        believed(bytes).or_else(|_| believed(&wal::with_right_sums(bytes)))
     });
 }

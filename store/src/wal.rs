@@ -1,6 +1,6 @@
-//! A look through RocksDB's write-ahead logs, and its manifest, which is a log too, before RocksDB reads them. A crash leaves at most the last record torn, and RocksDB rightly drops it; but it
-//! also takes a record whose length is damaged for a torn one and silently drops all acknowledged writes after it, and some damaged types make it
-//! read on forever. Here a log passes only if what cannot be read is its very end.
+//! A look through RocksDB's write-ahead logs, and its manifest, which is a log too, before RocksDB reads them. A crash leaves at most the last
+//! record torn, and RocksDB rightly drops it; but it also takes a record whose length is damaged for a torn one and silently drops all acknowledged
+//! writes after it, and some damaged types make it read on forever. Here a log passes only if what cannot be read is its very end.
 //!
 //! Every write is synced before the next one is begun, so a record that begins after an unreadable one proves that the unreadable one had been
 //! whole. What cannot be told from a torn end is damage to the length of the last record itself.
@@ -52,7 +52,7 @@ pub(crate) fn check_logs(store: &Path) -> Result<(), Error> {
 }
 
 /// Where a log is damaged, other than by a torn end.
-fn find_damage(mut log: impl Read) -> io::Result<Option<u64>> {
+pub(crate) fn find_damage(mut log: impl Read) -> io::Result<Option<u64>> {
     let mut block = Vec::with_capacity(BLOCK_BYTES);
     let (mut start, mut torn) = (0, None);
     loop {
@@ -119,19 +119,41 @@ fn length(header: &[u8; HEADER_BYTES]) -> usize {
 
 fn is_whole(record: &[u8]) -> bool {
     let Some((stored, _)) = record.split_first_chunk() else { return false };
-    // Masked, because a log may hold checksums that are summed again.
-    u32::from_le_bytes(*stored) == crc32c::crc32c(&record[6..]).rotate_right(15).wrapping_add(0xA282_EAD8)
+    u32::from_le_bytes(*stored) == sum(&record[6..])
+}
+
+/// The checksum of a record's type and bytes. Masked, because a log may hold checksums that are summed again.
+fn sum(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xA282_EAD8)
+}
+
+/// A record as RocksDB writes it.
+#[cfg(test)]
+pub(crate) fn record(kind: u8, bytes: &[u8]) -> Vec<u8> {
+    let summed = [&[kind], bytes].concat();
+    [&sum(&summed).to_le_bytes()[..], &(bytes.len() as u16).to_le_bytes(), &summed].concat()
+}
+
+/// A log with the right checksum in each record that its first block holds.
+#[cfg(test)]
+pub(crate) fn with_right_sums(log: &[u8]) -> Vec<u8> {
+    let mut log = log.to_vec();
+    let mut at = 0;
+    while let Some(header) = log[at..].first_chunk::<HEADER_BYTES>() {
+        let end = at + HEADER_BYTES + length(header);
+        if end > log.len().min(BLOCK_BYTES) {
+            break;
+        }
+        let sum = sum(&log[at + 6..end]);
+        log[at..at + 4].copy_from_slice(&sum.to_le_bytes());
+        at = end;
+    }
+    log
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn record(kind: u8, bytes: &[u8]) -> Vec<u8> {
-        let summed = [&[kind], bytes].concat();
-        let sum = crc32c::crc32c(&summed).rotate_right(15).wrapping_add(0xA282_EAD8);
-        [&sum.to_le_bytes()[..], &(bytes.len() as u16).to_le_bytes(), &summed].concat()
-    }
 
     /// Three blocks: one write that fills the first and goes on in the second, then small ones.
     fn log() -> Vec<u8> {
