@@ -17,6 +17,7 @@ use crate::progress::count;
     after_help = "A head of another catalogue, encoder or feature service is refused, and the node keeps the one it has.
 
 Examples:
+  larder model publish --tenant demo
   larder model train --tenant demo --questions train.jsonl && larder model publish --tenant demo"
 )]
 pub(crate) struct Arguments {
