@@ -201,7 +201,9 @@ mod tests {
         let queue = Queue::new(BatcherConfig::default(), 2);
         queue.lock().slots_taken = 2;
         queue.scoring_began();
-        assert_eq!((queue.lock().slots_taken, queue.lock().scorers_busy), (1, 1));
+        let state = queue.lock();
+        assert_eq!((state.slots_taken, state.scorers_busy), (1, 1));
+        drop(state);
         queue.scoring_ended();
         assert_eq!(queue.lock().scorers_busy, 0);
     }
