@@ -5,8 +5,7 @@
 //! every token's arithmetic is the same whatever else is in the batch, a text encoded in a batch equals the same text encoded alone, to the last
 //! bit.
 //!
-//! Folded into the weights when they are loaded, because none of it changes an answer: token types (one sentence, all of type 0) into the
-//! position table; the scale of attention into the query's weights; the key's bias, which adds the same to every score of a row, into nothing;
+//! Folded into the weights when they are packed, because none of it changes an answer: the scale of attention into the query's weights; the key's bias, which adds the same to every score of a row, into nothing;
 //! the value's bias, which attention passes on whole, into the bias of the projection behind it. Dropout is absent (inference), and the
 //! pooler is not used by sentence encoders. Reference: Devlin et al. 2019, "BERT", and `BertModel` of the transformers library.
 
@@ -14,9 +13,8 @@ pub(crate) mod config;
 pub(crate) mod weights;
 
 use crate::bert::config::BertConfig;
+use crate::bert::weights::{BertWeights, LayerWeights, LinearWeights, NormWeights};
 use crate::cpu::{After, Attention, InstructionSet, PackedMatrix, attend, layer_norm};
-use crate::error::Error;
-use crate::weights::Weights;
 
 /// The network with its weights.
 pub(crate) struct Bert {
@@ -67,29 +65,32 @@ pub(crate) enum Work {
 }
 
 impl Bert {
-    /// Takes the weights of a `BertModel`, with or without the `bert.` prefix that `BertFor...` classes write.
-    pub(crate) fn load(config: &BertConfig, weights: Weights<'_>) -> Result<Bert, Error> {
-        let weights = weights.with_optional_prefix("bert.", "embeddings.word_embeddings.weight");
-        let hidden = config.hidden_size;
-        let loader = Loader { weights, config, instructions: InstructionSet::widest() };
-        let words = loader.weights.values("embeddings.word_embeddings.weight", &[config.vocab_size, hidden])?;
-        let mut positions = loader
-            .weights
-            .values("embeddings.position_embeddings.weight", &[config.max_position_embeddings, hidden])?;
-        let types =
-            loader.weights.values("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, hidden])?;
-        for row in positions.chunks_exact_mut(hidden) {
-            row.iter_mut().zip(&types[..hidden]).for_each(|(position, first_type)| *position += first_type);
-        }
-        Ok(Bert {
-            instructions: loader.instructions,
-            hidden,
+    /// Packs weights for the widest instructions of this machine.
+    pub(crate) fn new(weights: BertWeights) -> Bert {
+        let BertWeights { config, words, positions, embedding_norm, layers } = weights;
+        let instructions = InstructionSet::widest();
+        let norm = |NormWeights { gamma, beta }| Norm { gamma, beta, epsilon: config.layer_norm_eps as f32 };
+        let layer = |layer: LayerWeights| {
+            let (query_key_value, value_bias) = query_key_value(instructions, &config, layer.query_key_value);
+            let linear = |LinearWeights { weight, bias }| PackedMatrix::new(instructions, &weight, bias);
+            Layer {
+                query_key_value,
+                attention_output: linear(add_to_every_input(layer.attention_output, &value_bias)),
+                attention_norm: norm(layer.attention_norm),
+                intermediate: linear(layer.intermediate),
+                output: linear(layer.output),
+                output_norm: norm(layer.output_norm),
+            }
+        };
+        Bert {
+            instructions,
+            hidden: config.hidden_size,
             attention: Attention { heads: config.num_attention_heads, head_size: config.head_size() },
             words,
             positions,
-            embedding_norm: loader.norm("embeddings.LayerNorm")?,
-            layers: (0..config.num_hidden_layers).map(|layer| loader.layer(layer)).collect::<Result<_, Error>>()?,
-        })
+            embedding_norm: norm(embedding_norm),
+            layers: layers.into_iter().map(layer).collect(),
+        }
     }
 
     /// Bytes of the weights in memory.
@@ -159,70 +160,28 @@ fn room(buffer: &mut Vec<f32>, length: usize) -> &mut [f32] {
     &mut buffer[..length]
 }
 
-/// Turns named tensors of the file into layers.
-struct Loader<'a> {
-    weights: Weights<'a>,
-    config: &'a BertConfig,
+/// The three projections with the scale of attention in the query's and without the key's bias, and the value's bias, which is added later.
+fn query_key_value(
     instructions: InstructionSet,
+    config: &BertConfig,
+    projections: LinearWeights,
+) -> (PackedMatrix, Vec<f32>) {
+    let hidden = config.hidden_size;
+    let scale = 1.0 / (config.head_size() as f32).sqrt();
+    let LinearWeights { mut weight, mut bias } = projections;
+    for row in weight.chunks_exact_mut(3 * hidden).chain([bias.as_mut_slice()]) {
+        row[..hidden].iter_mut().for_each(|query| *query *= scale);
+    }
+    let value_bias = bias[2 * hidden..].to_vec();
+    bias[hidden..].fill(0.0);
+    (PackedMatrix::new(instructions, &weight, bias), value_bias)
 }
 
-impl Loader<'_> {
-    fn layer(&self, layer: usize) -> Result<Layer, Error> {
-        let (hidden, inner) = (self.config.hidden_size, self.config.intermediate_size);
-        let name = |part: &str| format!("encoder.layer.{layer}.{part}");
-        let (query_key_value, value_bias) = self.query_key_value(&name("attention.self"))?;
-        Ok(Layer {
-            query_key_value,
-            attention_output: self.linear(&name("attention.output.dense"), hidden, hidden, Some(&value_bias))?,
-            attention_norm: self.norm(&name("attention.output.LayerNorm"))?,
-            intermediate: self.linear(&name("intermediate.dense"), inner, hidden, None)?,
-            output: self.linear(&name("output.dense"), hidden, inner, None)?,
-            output_norm: self.norm(&name("output.LayerNorm"))?,
-        })
+/// A linear layer whose every input has a constant added to it, which is a constant more in its bias.
+fn add_to_every_input(linear: LinearWeights, constants: &[f32]) -> LinearWeights {
+    let LinearWeights { weight, mut bias } = linear;
+    for (row, constant) in weight.chunks_exact(bias.len()).zip(constants) {
+        bias.iter_mut().zip(row).for_each(|(bias, weight)| *bias += constant * weight);
     }
-
-    /// The three projections side by side, so that one product computes them all, and the value's bias, which is added later.
-    fn query_key_value(&self, name: &str) -> Result<(PackedMatrix, Vec<f32>), Error> {
-        let hidden = self.config.hidden_size;
-        let scale = 1.0 / (self.config.head_size() as f32).sqrt();
-        let mut weight = vec![0.0; 3 * hidden * hidden];
-        let mut bias = vec![0.0; 3 * hidden];
-        for (part, (projection, factor)) in [("query", scale), ("key", 1.0), ("value", 1.0)].into_iter().enumerate() {
-            let values = self.weights.transposed(&format!("{name}.{projection}.weight"), hidden, hidden)?;
-            for (row, source) in weight.chunks_exact_mut(3 * hidden).zip(values.chunks_exact(hidden)) {
-                let row = &mut row[part * hidden..(part + 1) * hidden];
-                row.iter_mut().zip(source).for_each(|(value, source)| *value = source * factor);
-            }
-        }
-        let bias_of = |projection| self.weights.values(&format!("{name}.{projection}.bias"), &[hidden]);
-        bias.iter_mut().zip(bias_of("query")?).for_each(|(bias, query)| *bias = query * scale);
-        // Read for its shape: a folder without it is not whole.
-        bias_of("key")?;
-        Ok((PackedMatrix::new(self.instructions, &weight, bias), bias_of("value")?))
-    }
-
-    /// A linear layer; `constant` is added to every input, which is a constant more in the bias.
-    fn linear(
-        &self,
-        name: &str,
-        outputs: usize,
-        inputs: usize,
-        constant: Option<&[f32]>,
-    ) -> Result<PackedMatrix, Error> {
-        let weight = self.weights.transposed(&format!("{name}.weight"), outputs, inputs)?;
-        let mut bias = self.weights.values(&format!("{name}.bias"), &[outputs])?;
-        for (row, constant) in weight.chunks_exact(outputs).zip(constant.unwrap_or_default()) {
-            bias.iter_mut().zip(row).for_each(|(bias, weight)| *bias += constant * weight);
-        }
-        Ok(PackedMatrix::new(self.instructions, &weight, bias))
-    }
-
-    fn norm(&self, name: &str) -> Result<Norm, Error> {
-        let size = [self.config.hidden_size];
-        Ok(Norm {
-            gamma: self.weights.values(&format!("{name}.weight"), &size)?,
-            beta: self.weights.values(&format!("{name}.bias"), &size)?,
-            epsilon: self.config.layer_norm_eps as f32,
-        })
-    }
+    LinearWeights { weight, bias }
 }

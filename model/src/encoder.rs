@@ -61,7 +61,6 @@ impl Encoder {
         let folder = config.folder.as_path();
         let family = Family::load(folder)?;
         let file = WeightsFile::read(&folder.join("model.safetensors"))?;
-        let weights = file.tensors()?;
         let tokenizer_file = folder.join("tokenizer.json");
         let tokenizer_bytes =
             std::fs::read(&tokenizer_file).map_err(|source| Error::reading(&tokenizer_file, source))?;
@@ -75,18 +74,18 @@ impl Encoder {
                     return Err(Error::config("max_tokens", config.max_tokens, allowed));
                 }
                 let hidden = bert.hidden_size;
-                let cpu = SentenceBert::new(Bert::load(bert, weights)?, hidden, devices.micro_batch_tokens());
+                let read = || BertWeights::read(bert, file.tensors()?);
+                let cpu = SentenceBert::new(Bert::new(read()?), hidden, devices.micro_batch_tokens());
                 let bytes = cpu.bytes();
                 // Before the network goes to the devices, which may take minutes.
                 let tokenizer = tokenizer(bert.vocab_size, Reading::Framed)?;
-                let read = || BertWeights::read(bert, file.tensors()?);
                 let residence =
                     devices.place(&name, bert, config.max_tokens, read, &|tokens| on_cpu(&cpu, hidden, tokens))?;
                 let network = Network::Bert(Box::new(Resident { cpu, residence }));
                 (network, tokenizer, bert.vocab_size, hidden, bytes)
             }
             Family::Static(table) => {
-                let table = StaticEncoder::load(table, &weights)?;
+                let table = StaticEncoder::load(table, &file.tensors()?)?;
                 let (vocabulary, dimension, bytes) = (table.vocabulary(), table.dimension(), table.memory_bytes());
                 let tokenizer = tokenizer(vocabulary, Reading::KnownWords)?;
                 (Network::Static(table), tokenizer, vocabulary, dimension, bytes)
