@@ -1,11 +1,9 @@
 //! ONNX Runtime beside the encoder: a Python process with the same weights as a fused graph, the same token ids and as many threads. It measures
 //! its own runs, so that neither its start nor the way between the processes counts.
 
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::path::Path;
 
-use larder_benches::Outcome;
+use larder_benches::{Outcome, Python};
 use larder_model::{Embeddings, Tokens};
 
 /// The child's program.
@@ -14,18 +12,7 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/encode/onnx_runtime.p
 const BATCH_SIZES: [usize; 4] = [1, 8, 32, 64];
 
 /// A running child; it ends with this value.
-pub(crate) struct OnnxRuntime {
-    child: Child,
-    to: ChildStdin,
-    from: BufReader<ChildStdout>,
-}
-
-impl Drop for OnnxRuntime {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+pub(crate) struct OnnxRuntime(Python);
 
 impl OnnxRuntime {
     /// Starts it on the weights of `folder` and the ids of `tokens`; `None`, and it says so, where there is no ONNX Runtime.
@@ -33,19 +20,10 @@ impl OnnxRuntime {
         let ids: Vec<&[u32]> = (0..tokens.len()).map(|text| tokens.ids(text)).collect();
         let file = tempfile::NamedTempFile::new()?;
         serde_json::to_writer(&file, &ids)?;
-        let python = python()?;
-        let mut command = Command::new(&python);
-        command.arg(SCRIPT).arg(folder.join("model.safetensors")).arg(file.path()).arg(threads.to_string());
-        if let Ok(mut child) = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()
-            && let (Some(to), Some(from)) = (child.stdin.take(), child.stdout.take())
-        {
-            let mut onnx = OnnxRuntime { child, to, from: BufReader::new(from) };
-            if onnx.line()? == "ready" {
-                return Ok(Some(onnx));
-            }
-        }
-        println!("{} has no onnxruntime (make bench-tools): its figures are left out", python.display());
-        Ok(None)
+        let (weights, threads) = (folder.join("model.safetensors"), threads.to_string());
+        let arguments = [weights.as_os_str(), file.path().as_os_str(), threads.as_ref()];
+        let missing = "has no onnxruntime (make bench-onnx)";
+        Ok(Python::start("onnx", SCRIPT, &arguments, missing)?.map(OnnxRuntime))
     }
 
     /// The batch size at which it encodes all texts soonest.
@@ -63,42 +41,21 @@ impl OnnxRuntime {
 
     /// Seconds for all texts, sorted by length, so many at a time.
     pub(crate) fn encode_all(&mut self, batch: usize) -> Outcome<f64> {
-        Ok(self.ask(&format!("batches {batch}"))?.parse()?)
+        Ok(self.0.ask(&format!("batches {batch}"))?.parse()?)
     }
 
     /// The median seconds of one short text, run so many times.
     pub(crate) fn single(&mut self, runs: usize) -> Outcome<f64> {
-        Ok(self.ask(&format!("single {runs}"))?.parse()?)
+        Ok(self.0.ask(&format!("single {runs}"))?.parse()?)
     }
 
     /// The vectors of all texts.
     pub(crate) fn vectors(&mut self, dimension: usize) -> Outcome<Embeddings> {
         let file = tempfile::NamedTempFile::new()?;
         let path = file.path().to_str().ok_or("the temporary folder's name is not UTF-8")?;
-        self.ask(&format!("vectors {path}"))?;
+        self.0.ask(&format!("vectors {path}"))?;
         let bytes = std::fs::read(path)?;
         let data = bytes.as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect();
         Ok(Embeddings { dimension, data })
     }
-
-    fn ask(&mut self, request: &str) -> Outcome<String> {
-        writeln!(self.to, "{request}")?;
-        self.to.flush()?;
-        self.line()
-    }
-
-    fn line(&mut self) -> Outcome<String> {
-        let mut line = String::new();
-        self.from.read_line(&mut line)?;
-        Ok(line.trim().to_string())
-    }
-}
-
-/// The Python that `make bench-tools` puts ONNX Runtime into, or the one that LARDER_BENCH_PYTHON names.
-fn python() -> Outcome<PathBuf> {
-    if let Some(python) = std::env::var_os("LARDER_BENCH_PYTHON") {
-        return Ok(python.into());
-    }
-    let home = std::env::var_os("HOME").ok_or("HOME is not set")?;
-    Ok(PathBuf::from(home).join(".cache/larder/tools/onnx/bin/python"))
 }

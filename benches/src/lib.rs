@@ -9,6 +9,7 @@ mod answer;
 mod batches;
 mod measure;
 mod cores;
+mod python;
 mod report;
 
 pub use answer::{Answer, sum};
@@ -16,6 +17,7 @@ pub use batches::{Batch, uniform_batches, zipf_batches};
 pub use cores::{all_cores, on_core, only_core};
 pub use field::{Field, Packed, Time};
 pub use measure::{Outcome, in_turns, median, micros, percentile, setting};
+pub use python::Python;
 pub use record::ReadFields;
 pub use report::Figures;
 pub use shop::{
