@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::random::Random;
+
 /// Questions ready to learn from: vector, cosines, phi and the right class of each; and the catalogue's own examples, which say what
 /// their words mean and nothing of users.
 #[derive(Debug, Clone, Default)]
@@ -78,7 +80,7 @@ pub(crate) fn divide(labels: &[usize], groups: &[String], folds: usize, seed: u6
         members.entry(group).or_default().push(question);
     }
     let mut order: Vec<Vec<usize>> = members.into_values().collect();
-    shuffle(&mut order, seed);
+    Random::new(seed).shuffle(&mut order);
     let mut fold_of = vec![0; labels.len()];
     let mut of_class: BTreeMap<(usize, usize), usize> = BTreeMap::new();
     let mut sizes = vec![0; folds];
@@ -94,19 +96,6 @@ pub(crate) fn divide(labels: &[usize], groups: &[String], folds: usize, seed: u6
         }
     }
     fold_of
-}
-
-/// Fisher-Yates with the SplitMix64 generator (Steele et al. 2014), which needs no state beyond its seed.
-pub(crate) fn shuffle<T>(items: &mut [T], seed: u64) {
-    let mut state = seed;
-    for last in (1..items.len()).rev() {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        items.swap(last, (mixed % (last as u64 + 1)) as usize);
-    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ pub(crate) mod objective;
 pub(crate) mod training;
 pub(crate) mod blend;
 pub(crate) mod tensors;
-pub(crate) mod random;
+pub(crate) mod dropout;
 pub(crate) mod folder;
 #[cfg(test)]
 pub(crate) mod fixture;

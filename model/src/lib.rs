@@ -42,6 +42,7 @@ mod report;
 mod fine_tune;
 
 mod files;
+mod random;
 mod metrics;
 
 pub use catalogue::{Catalogue, Intent, OUT_OF_SCOPE};

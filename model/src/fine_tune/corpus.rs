@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use crate::error::Error;
 use crate::examples::divide;
 use crate::fine_tune::network::TextBatch;
-use crate::fine_tune::random::Random;
+use crate::random::Random;
 use crate::text::{TextTokenizer, Tokens};
 
 /// The most texts that are learned from.

@@ -6,7 +6,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use crate::files::little_endian;
-use crate::fine_tune::random::Random;
+use crate::random::Random;
 
 const HIDDEN: usize = 16;
 const INNER: usize = 24;

@@ -9,7 +9,7 @@ use burn::tensor::activation::{gelu, softmax};
 use burn::tensor::module::{layer_norm, linear};
 use burn::tensor::{Int, Tensor, TensorData};
 
-use crate::fine_tune::random::Dropout;
+use crate::fine_tune::dropout::Dropout;
 
 /// Keeps the length of an all-zero vector from being divided by.
 const SMALLEST_LENGTH: f32 = 1e-12;

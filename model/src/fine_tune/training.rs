@@ -13,11 +13,12 @@ use crate::error::Error;
 use crate::fine_tune::FineTuneProgress;
 use crate::fine_tune::blend::blend;
 use crate::fine_tune::corpus::Corpus;
+use crate::fine_tune::dropout::Dropout;
 use crate::fine_tune::network::TrainableBert;
 use crate::fine_tune::objective::{ClassDirections, RecentTexts};
 use crate::fine_tune::options::FineTuneOptions;
-use crate::fine_tune::random::{Dropout, Random};
 use crate::fine_tune::tensors::values;
+use crate::random::Random;
 
 /// The share of all steps over which the learning rate rises.
 const WARM_UP: f64 = 0.1;

@@ -1,54 +1,11 @@
-//! The random numbers of a fine-tuning: the order of texts and what dropout leaves out.
+//! Dropout: what a fine-tuning leaves out of values and of words.
 //!
-//! SplitMix64 (Steele et al. 2014) from a seed, drawn on one thread, so that a fine-tuning is repeatable whatever else uses the device's
-//! own generator, which is shared by the whole process.
+//! Drawn on one thread, so that a fine-tuning is repeatable whatever else uses the device's own generator, which is shared by the whole
+//! process.
 
 use burn::tensor::{Tensor, TensorData};
 
-/// A stream of random numbers.
-#[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    /// The same seed gives the same numbers.
-    pub(crate) fn new(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// `kept`, or 0 for a share of them; each draw serves four values.
-    fn mask(&mut self, values: usize, share: f32, kept: f32) -> Vec<f32> {
-        let bound = (share * 65_536.0) as u16;
-        let mut mask = Vec::with_capacity(values + 4);
-        while mask.len() < values {
-            let drawn = self.next();
-            let value = |part: u32| if (drawn >> (16 * part)) as u16 >= bound { kept } else { 0.0 };
-            mask.extend([value(0), value(1), value(2), value(3)]);
-        }
-        mask.truncate(values);
-        mask
-    }
-
-    /// Fisher-Yates.
-    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            items.swap(last, (self.next() % (last as u64 + 1)) as usize);
-        }
-    }
-
-    /// A number from -1 to 1.
-    #[cfg(test)]
-    pub(crate) fn signed(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1_u32 << 23) as f32 - 1.0
-    }
-}
+use crate::random::Random;
 
 /// Dropout (Srivastava et al. 2014): leaves out a share of values and scales the others up, so that sums stay the same on average; and
 /// leaves out a share of words, so that no text is known by one word alone.
@@ -75,7 +32,7 @@ impl Dropout {
             return tensor;
         }
         let shape = tensor.shape();
-        let mask = self.random.mask(shape.num_elements(), self.share, 1.0 / (1.0 - self.share));
+        let mask = mask(&mut self.random, shape.num_elements(), self.share, 1.0 / (1.0 - self.share));
         let device = tensor.device();
         tensor * Tensor::from_data(TensorData::new(mask, shape), &device)
     }
@@ -86,10 +43,23 @@ impl Dropout {
             return words;
         }
         let tokens = words.dims()[0];
-        let mask = self.random.mask(tokens, self.word_share, 1.0);
+        let mask = mask(&mut self.random, tokens, self.word_share, 1.0);
         let device = words.device();
         words * Tensor::from_data(TensorData::new(mask, [tokens, 1]), &device)
     }
+}
+
+/// `kept`, or 0 for a share of them; each draw serves four values.
+fn mask(random: &mut Random, values: usize, share: f32, kept: f32) -> Vec<f32> {
+    let bound = (share * 65_536.0) as u16;
+    let mut mask = Vec::with_capacity(values + 4);
+    while mask.len() < values {
+        let drawn = random.next();
+        let value = |part: u32| if (drawn >> (16 * part)) as u16 >= bound { kept } else { 0.0 };
+        mask.extend([value(0), value(1), value(2), value(3)]);
+    }
+    mask.truncate(values);
+    mask
 }
 
 #[cfg(test)]
@@ -98,20 +68,6 @@ mod tests {
     use burn::tensor::Device;
 
     use crate::fine_tune::tensors::values;
-
-    #[test]
-    fn a_shuffle_keeps_every_item_and_depends_on_the_seed() {
-        let shuffled = |seed| {
-            let mut items: Vec<usize> = (0..100).collect();
-            Random::new(seed).shuffle(&mut items);
-            items
-        };
-        let mut sorted = shuffled(1);
-        sorted.sort_unstable();
-        assert!(sorted.into_iter().eq(0..100));
-        assert_eq!(shuffled(1), shuffled(1));
-        assert_ne!(shuffled(1), shuffled(2));
-    }
 
     #[test]
     fn dropout_keeps_the_mean_and_leaves_out_its_share() {
