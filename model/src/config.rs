@@ -33,6 +33,10 @@ pub struct ModelConfig {
     pub threads: usize,
     /// In which type GPUs compute; the CPU always computes in f32.
     pub cuda_dtype: CudaDtype,
+    /// Jobs in a row that a device may fail with an error before it rests.
+    pub device_failures: u32,
+    /// How long it rests, in milliseconds, before a self-check decides; each failed check doubles it, up to 5 minutes.
+    pub device_rest_ms: u64,
     /// Tokens that go through a network together. Larger only costs cache misses once the matrix products are efficient.
     pub micro_batch_tokens: usize,
     /// The encoder of the rung `full`.
@@ -121,6 +125,8 @@ impl Default for ModelConfig {
             devices: vec!["cpu".to_owned()],
             threads: 0,
             cuda_dtype: CudaDtype::default(),
+            device_failures: 5,
+            device_rest_ms: 30_000,
             micro_batch_tokens: 256,
             full: EncoderConfig { folder: PathBuf::from("models/minilm-l6"), ..EncoderConfig::default() },
             light: EncoderConfig { folder: PathBuf::from("models/potion"), ..EncoderConfig::default() },
@@ -140,6 +146,8 @@ impl ModelConfig {
     pub fn validate(&self) -> Result<(), Error> {
         DeviceName::parse_all(&self.devices)?;
         in_range("threads", self.threads, 0, MAX_THREADS)?;
+        in_range("device_failures", self.device_failures as usize, 1, 1_000)?;
+        in_range("device_rest_ms", self.device_rest_ms as usize, 1, 3_600_000)?;
         in_range("micro_batch_tokens", self.micro_batch_tokens, 1, MAX_MICRO_BATCH_TOKENS)?;
         self.full.validate()?;
         self.light.named().map_or(Ok(()), EncoderConfig::validate)
@@ -195,7 +203,7 @@ mod tests {
             change(&mut config.full);
             config
         };
-        let bad: [(&str, ModelConfig); 8] = [
+        let bad: [(&str, ModelConfig); 10] = [
             ("folder", full(|encoder| encoder.folder = PathBuf::new())),
             ("max_tokens", full(|encoder| encoder.max_tokens = 7)),
             ("max_text_bytes", full(|encoder| encoder.max_text_bytes = 0)),
@@ -206,6 +214,8 @@ mod tests {
             }),
             ("devices", ModelConfig { devices: vec!["tpu".into()], ..Default::default() }),
             ("threads", ModelConfig { threads: MAX_THREADS + 1, ..Default::default() }),
+            ("device_failures", ModelConfig { device_failures: 0, ..Default::default() }),
+            ("device_rest_ms", ModelConfig { device_rest_ms: 0, ..Default::default() }),
             ("micro_batch_tokens", ModelConfig { micro_batch_tokens: 0, ..Default::default() }),
         ];
         for (key, config) in bad {

@@ -3,7 +3,7 @@
 //! The CPU device has a thread pool of its own: Burn's parallel loops run in the pool of the thread that calls them, and two models
 //! sharing the global pool would steal each other's work. Callers enter that pool themselves, so that the CPU costs no queue; an
 //! accelerator is driven by its own thread (`accelerator`). `schedule` says which device takes a job, `residence` what happens when it
-//! fails.
+//! fails, `rest` when it is tried again.
 //!
 //! The CPU is always there, on standby where larder.toml does not list it, and has every encoder's weights from the start: they are
 //! needed to check what the other devices compute, and a reserve that must first read 90 MB from a disk is none.
@@ -12,6 +12,7 @@ pub(crate) mod name;
 pub(crate) mod plan;
 pub(crate) mod status;
 pub(crate) mod schedule;
+pub(crate) mod rest;
 pub(crate) mod residence;
 pub(crate) mod accelerator;
 pub(crate) mod accelerator_thread;
@@ -19,10 +20,11 @@ pub(crate) mod padded_bert;
 pub(crate) mod bucket;
 pub(crate) mod self_check;
 pub(crate) mod rehearsal;
+pub(crate) mod faults;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -32,9 +34,11 @@ use crate::config::ModelConfig;
 use crate::device::accelerator::Accelerator;
 use crate::device::accelerator_thread::Placement;
 use crate::device::bucket::Bucket;
+use crate::device::faults::Faults;
 use crate::device::plan::{DevicePlan, Planned};
 use crate::device::rehearsal::{Flaw, Rehearsal};
 use crate::device::residence::{OnCpu, Residence};
+use crate::device::rest::RestRule;
 use crate::device::schedule::Schedule;
 use crate::device::self_check::Reference;
 use crate::device::status::{DeviceState, DeviceStatus};
@@ -53,6 +57,7 @@ pub(crate) struct Inner {
     schedule: Mutex<Schedule>,
     micro_batch_tokens: usize,
     encoders: AtomicU64,
+    pub(crate) faults: Faults,
 }
 
 /// What a device is made of.
@@ -73,7 +78,7 @@ impl Devices {
     /// `FixConfig` for a value in `config`, `ReportFault` when threads cannot be started.
     pub fn open(config: &ModelConfig) -> Result<Devices, Error> {
         config.validate()?;
-        Devices::build(DevicePlan::of_config(config)?, config.micro_batch_tokens)
+        Devices::build(DevicePlan::of_config(config)?, config)
     }
 
     /// Opens devices for tests in place of those that the configuration names, and a CPU on standby where none is among them.
@@ -83,11 +88,13 @@ impl Devices {
     #[doc(hidden)]
     pub fn rehearse(config: &ModelConfig, devices: Vec<Rehearsal>) -> Result<Devices, Error> {
         config.validate()?;
-        Devices::build(DevicePlan::of_rehearsal(devices, config.threads), config.micro_batch_tokens)
+        Devices::build(DevicePlan::of_rehearsal(devices, config.threads), config)
     }
 
-    fn build(plans: Vec<DevicePlan>, micro_batch_tokens: usize) -> Result<Devices, Error> {
-        let mut schedule = Schedule::new(plans.iter().map(|plan| (plan.name.clone(), plan.state)));
+    fn build(plans: Vec<DevicePlan>, config: &ModelConfig) -> Result<Devices, Error> {
+        let rest = Duration::from_millis(config.device_rest_ms);
+        let rule = RestRule { failures: config.device_failures, rest };
+        let mut schedule = Schedule::new(plans.iter().map(|plan| (plan.name.clone(), plan.state)), rule);
         let mut places = Vec::with_capacity(plans.len());
         for (device, plan) in plans.into_iter().enumerate() {
             places.push(match plan.kind {
@@ -108,12 +115,13 @@ impl Devices {
         let cpu = cpu.ok_or_else(|| Error::fault("opening the devices", "there is no CPU among them"))?;
         let encoders = AtomicU64::new(0);
         let schedule = Mutex::new(schedule);
-        Ok(Devices(Arc::new(Inner { places, cpu, schedule, micro_batch_tokens, encoders })))
+        let (micro_batch_tokens, faults) = (config.micro_batch_tokens, Faults::none());
+        Ok(Devices(Arc::new(Inner { places, cpu, schedule, micro_batch_tokens, encoders, faults })))
     }
 
     /// How each device is; in the order of larder.toml, a CPU on standby last.
     pub fn states(&self) -> Vec<DeviceStatus> {
-        self.schedule().statuses()
+        self.schedule().statuses(Instant::now())
     }
 
     /// How many jobs can run at once: one on each ready device, and at least 1 for the CPU on standby.
@@ -124,6 +132,17 @@ impl Devices {
     /// Sets the gauges of the devices' states and speeds, which are read when somebody asks.
     pub fn observe(&self) {
         self.states().iter().for_each(metrics::observe_device);
+    }
+
+    /// Lets this share of the jobs, 0 to 1, fail on the device that takes them, and of the self-checks too, until it is set to 0: a test
+    /// instrument. Of equal seeds the same ones fail.
+    pub fn set_failure_rate(&self, rate: f64, seed: u64) {
+        self.0.faults.set(rate, seed);
+    }
+
+    /// How many failed on purpose so far.
+    pub fn injected_failures(&self) -> u64 {
+        self.0.faults.injected()
     }
 
     /// Tokens that go through a network together.

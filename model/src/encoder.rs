@@ -17,7 +17,7 @@ use crate::device::residence::Residence;
 use crate::embeddings::Embeddings;
 use crate::error::Error;
 use crate::family::Family;
-use crate::metrics;
+use crate::metrics::EncoderMetrics;
 use crate::sentence_bert::SentenceBert;
 use crate::static_encoder::StaticEncoder;
 use crate::text::{Reading, TextTokenizer, Tokens};
@@ -36,6 +36,7 @@ struct Inner {
     max_tokens: usize,
     dimension: usize,
     memory_bytes: usize,
+    metrics: Arc<EncoderMetrics>,
 }
 
 enum Network {
@@ -65,7 +66,9 @@ impl Encoder {
         let tokenizer_bytes =
             std::fs::read(&tokenizer_file).map_err(|source| Error::reading(&tokenizer_file, source))?;
         let name = name(&family, config, &[file.bytes(), &tokenizer_bytes]);
-        let tokenizer = |vocabulary, reading| TextTokenizer::load(&tokenizer_file, vocabulary, reading, config);
+        let metrics = Arc::<EncoderMetrics>::default();
+        let tokenizer =
+            |vocabulary, reading| TextTokenizer::load(&tokenizer_file, vocabulary, reading, config, metrics.clone());
         let (network, tokenizer, vocabulary, dimension, memory_bytes) = match &family {
             Family::Bert(bert) => {
                 if config.max_tokens > bert.max_position_embeddings {
@@ -102,6 +105,7 @@ impl Encoder {
             max_tokens: config.max_tokens,
             dimension,
             memory_bytes,
+            metrics,
         })))
     }
 
@@ -121,6 +125,11 @@ impl Encoder {
         &self.0.name
     }
 
+    /// Whether a forward is a look-up in a table, which takes microseconds on the thread that asks and waits for no device.
+    pub fn is_table(&self) -> bool {
+        matches!(self.0.network, Network::Static(_))
+    }
+
     /// Tokenises a batch; runs on the calling thread. Texts that are too long are cut, and the result says which.
     pub fn tokenize(&self, texts: &[&str]) -> Result<Tokens, Error> {
         self.0.tokenizer.tokenize(texts)
@@ -137,7 +146,7 @@ impl Encoder {
             }
             Network::Static(table) => table.encode(tokens)?,
         };
-        metrics::encoded(tokens.len(), tokens.total(), started);
+        self.0.metrics.encoded(tokens.len(), tokens.total(), started);
         Ok(embeddings)
     }
 

@@ -20,6 +20,7 @@ pub(crate) mod folder;
 pub(crate) mod fixture;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::tensor::Device;
 use rayon::ThreadPoolBuilder;
@@ -100,7 +101,13 @@ pub fn fine_tune(
         let allowed = format!("{} has positions for {} tokens", folder.display(), config.max_position_embeddings);
         return Err(Error::config("max_tokens", encoder.max_tokens, allowed));
     }
-    let tokenizer = TextTokenizer::load(&folder.join("tokenizer.json"), config.vocab_size, Reading::Framed, encoder)?;
+    let tokenizer = TextTokenizer::load(
+        &folder.join("tokenizer.json"),
+        config.vocab_size,
+        Reading::Framed,
+        encoder,
+        Arc::default(),
+    )?;
     let weights = WeightsFile::read(&folder.join("model.safetensors"))?;
     let corpus = Corpus::new(texts, &tokenizer, options.held_out_one_in, options.seed)?;
     let device = Device::flex().autodiff();

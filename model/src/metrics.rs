@@ -4,7 +4,10 @@
 //! that its spread over calls of one size can be read. The other labels name a device, its state and how it failed. None ever names a
 //! tenant.
 
+use std::sync::OnceLock;
 use std::time::Instant;
+
+use metrics::{Counter, Histogram};
 
 use crate::device::status::{DeviceState, DeviceStatus, FailureKind};
 
@@ -28,7 +31,7 @@ const SEARCH_SECONDS: &str = "larder_model_search_seconds";
 const SCORE_SECONDS: &str = "larder_model_score_seconds";
 /// Texts encoded, by device.
 const DEVICE_TEXTS: &str = "larder_model_device_texts_total";
-/// Devices given up, by device and what they did.
+/// Failures of devices, by device and what they did.
 const DEVICE_FAILURES: &str = "larder_model_device_failures_total";
 /// 1 for the state a device is in, 0 for the others, by device and state.
 const DEVICE_STATE: &str = "larder_model_device_state";
@@ -47,9 +50,23 @@ const METRICS: [(&str, &str); 13] = [
     (SEARCH_SECONDS, "Seconds per catalogue search."),
     (SCORE_SECONDS, "Seconds per ranking call."),
     (DEVICE_TEXTS, "Texts encoded by a device."),
-    (DEVICE_FAILURES, "Devices given up."),
+    (DEVICE_FAILURES, "Failures of devices: jobs that failed, and devices given up."),
     (DEVICE_STATE, "1 for the state a device is in."),
     (DEVICE_SPEED, "Tokens a second over a device's last jobs."),
+];
+
+/// The buckets of a forward's tokens, and their labels.
+const BUCKETS: [(usize, &str); 10] = [
+    (16, "16"),
+    (32, "32"),
+    (64, "64"),
+    (128, "128"),
+    (256, "256"),
+    (512, "512"),
+    (1024, "1024"),
+    (2048, "2048"),
+    (4096, "4096"),
+    (8192, "8192"),
 ];
 
 /// Describes every metric to the installed recorder.
@@ -65,17 +82,38 @@ pub fn describe_metrics() {
     }
 }
 
-pub(crate) fn tokenised(texts: usize, tokens: usize, truncated: usize, started: Instant) {
-    metrics::counter!(TEXTS).increment(texts as u64);
-    metrics::counter!(TOKENS).increment(tokens as u64);
-    metrics::counter!(TRUNCATED_TEXTS).increment(truncated as u64);
-    metrics::histogram!(TOKENIZE_SECONDS).record(started.elapsed().as_secs_f64());
+/// What is counted of every batch of an encoder. The handles are made once, each when it is first needed; looking them up by name would cost
+/// more than counting.
+#[derive(Default)]
+pub(crate) struct EncoderMetrics {
+    counters: OnceLock<[Counter; 3]>,
+    histograms: OnceLock<[Histogram; 3]>,
+    encode_seconds: [OnceLock<Histogram>; BUCKETS.len() + 1],
 }
 
-pub(crate) fn encoded(texts: usize, tokens: usize, started: Instant) {
-    metrics::histogram!(ENCODE_BATCH_TEXTS).record(texts as f64);
-    metrics::histogram!(ENCODE_BATCH_TOKENS).record(tokens as f64);
-    metrics::histogram!(ENCODE_SECONDS, "tokens" => bucket(tokens)).record(started.elapsed().as_secs_f64());
+impl EncoderMetrics {
+    pub(crate) fn tokenised(&self, texts: usize, tokens: usize, truncated: usize, started: Instant) {
+        let counters =
+            self.counters.get_or_init(|| [TEXTS, TOKENS, TRUNCATED_TEXTS].map(|name| metrics::counter!(name)));
+        for (counter, number) in counters.iter().zip([texts, tokens, truncated]) {
+            counter.increment(number as u64);
+        }
+        self.histograms()[0].record(started.elapsed().as_secs_f64());
+    }
+
+    pub(crate) fn encoded(&self, texts: usize, tokens: usize, started: Instant) {
+        let [_, batch_texts, batch_tokens] = self.histograms();
+        batch_texts.record(texts as f64);
+        batch_tokens.record(tokens as f64);
+        let place = BUCKETS.partition_point(|(most, _)| *most < tokens);
+        let seconds = || metrics::histogram!(ENCODE_SECONDS, "tokens" => bucket(tokens));
+        self.encode_seconds[place].get_or_init(seconds).record(started.elapsed().as_secs_f64());
+    }
+
+    fn histograms(&self) -> &[Histogram; 3] {
+        let names = [TOKENIZE_SECONDS, ENCODE_BATCH_TEXTS, ENCODE_BATCH_TOKENS];
+        self.histograms.get_or_init(|| names.map(|name| metrics::histogram!(name)))
+    }
 }
 
 pub(crate) fn device_encoded(device: &str, texts: usize) {
@@ -104,18 +142,6 @@ pub(crate) fn scored(started: Instant) {
 
 /// The least power of two from 16 to 8192 that a batch of so many tokens fits, or more.
 fn bucket(tokens: usize) -> &'static str {
-    const BUCKETS: [(usize, &str); 10] = [
-        (16, "16"),
-        (32, "32"),
-        (64, "64"),
-        (128, "128"),
-        (256, "256"),
-        (512, "512"),
-        (1024, "1024"),
-        (2048, "2048"),
-        (4096, "4096"),
-        (8192, "8192"),
-    ];
     BUCKETS.iter().find(|(most, _)| tokens <= *most).map_or("more", |(_, name)| name)
 }
 

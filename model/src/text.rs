@@ -5,7 +5,10 @@
 //! trailing special tokens ([CLS] and [SEP]) and loses the end of its words. An encoder's prefix is put before every text; it is part of
 //! the text in everything that follows, its limits included.
 
+mod ascii;
+
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Deserialize;
@@ -13,7 +16,8 @@ use tokenizers::Tokenizer;
 
 use crate::config::EncoderConfig;
 use crate::error::Error;
-use crate::metrics;
+use crate::metrics::EncoderMetrics;
+use crate::text::ascii::AsciiWordPiece;
 
 /// The largest tokenizer.json that is read.
 const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
@@ -59,6 +63,16 @@ impl Tokens {
         self.truncated[text]
     }
 
+    /// Some of the texts, in the order named.
+    ///
+    /// # Panics
+    /// When one of `texts` is not below `len()`.
+    pub fn select(&self, texts: &[usize]) -> Tokens {
+        let mut selected = Tokens::default();
+        texts.iter().for_each(|text| selected.push(self.ids(*text).iter().copied(), self.truncated[*text]));
+        selected
+    }
+
     /// Texts that never were text: of self-checks and tests.
     pub(crate) fn from_ids(texts: impl IntoIterator<Item = Vec<u32>>) -> Tokens {
         let mut tokens = Tokens::default();
@@ -85,12 +99,23 @@ pub(crate) enum Reading {
 /// The tokenizer of one model folder.
 pub(crate) struct TextTokenizer {
     tokenizer: Tokenizer,
+    /// For plain text, where the tokenizer is of a kind that has a shorter way.
+    ascii: Option<AsciiWordPiece>,
+    frame: Frame,
     reading: Reading,
     /// The token that stands for what the tokenizer does not know.
     unknown: Option<u32>,
     prefix: String,
     max_tokens: usize,
     max_text_bytes: usize,
+    metrics: Arc<EncoderMetrics>,
+}
+
+/// The special tokens that the encoder reads around every text.
+#[derive(Debug, Default)]
+struct Frame {
+    leading: Vec<u32>,
+    trailing: Vec<u32>,
 }
 
 /// The part of tokenizer.json that says which token stands for the unknown: by name in most models, by number in Unigram.
@@ -112,6 +137,7 @@ impl TextTokenizer {
         vocabulary: usize,
         reading: Reading,
         config: &EncoderConfig,
+        metrics: Arc<EncoderMetrics>,
     ) -> Result<TextTokenizer, Error> {
         let size = std::fs::metadata(file).map_err(|source| Error::reading(file, source))?.len();
         if size > MAX_TOKENIZER_BYTES {
@@ -129,13 +155,27 @@ impl TextTokenizer {
         }
         let model = serde_json::from_slice::<TokenizerFile>(&bytes).map_err(|error| unusable(&error))?.model;
         let named = model.unk_token.and_then(|token| tokenizer.token_to_id(&token));
+        let frame = match reading {
+            Reading::Framed => Frame::of(&tokenizer).map_err(|error| unusable(&error))?,
+            Reading::KnownWords => Frame::default(),
+        };
+        if frame.len() >= config.max_tokens {
+            let problem = format!("it puts {} special tokens around a text", frame.len());
+            return Err(Error::model_file(
+                file,
+                format!("{problem}; max_tokens = {} leaves no room", config.max_tokens),
+            ));
+        }
         Ok(TextTokenizer {
+            ascii: AsciiWordPiece::of(&tokenizer),
             tokenizer,
+            frame,
             reading,
             unknown: named.or(model.unk_id),
             prefix: config.prefix.clone(),
             max_tokens: config.max_tokens,
             max_text_bytes: config.max_text_bytes,
+            metrics,
         })
     }
 
@@ -152,28 +192,58 @@ impl TextTokenizer {
             self.tokenize_one(&prefixed, kept.len() < text.len(), &mut tokens)?;
         }
         let truncated = tokens.truncated.iter().filter(|cut| **cut).count();
-        metrics::tokenised(tokens.len(), tokens.total(), truncated, started);
+        self.metrics.tokenised(tokens.len(), tokens.total(), truncated, started);
         Ok(tokens)
     }
 
     fn tokenize_one(&self, text: &str, cut: bool, tokens: &mut Tokens) -> Result<(), Error> {
-        let framed = self.reading == Reading::Framed;
-        let encoding = self.tokenizer.encode_fast(text, framed).map_err(|error| Error::fault("tokenising", error))?;
-        let ids = encoding.get_ids();
-        if !framed {
-            let known = ids.iter().copied().filter(|id| Some(*id) != self.unknown);
-            let too_many = ids.len() > self.max_tokens && known.clone().nth(self.max_tokens).is_some();
-            tokens.push(known.take(self.max_tokens), cut || too_many);
-            return Ok(());
+        let mut ids = Vec::new();
+        if !self.ascii.as_ref().is_some_and(|ascii| ascii.encode(text, &mut ids)) {
+            let encoding =
+                self.tokenizer.encode_fast(text, false).map_err(|error| Error::fault("tokenising", error))?;
+            ids = encoding.get_ids().to_vec();
         }
-        if ids.len() <= self.max_tokens {
-            tokens.push(ids.iter().copied(), cut);
-            return Ok(());
+        if self.reading == Reading::KnownWords {
+            ids.retain(|id| Some(*id) != self.unknown);
         }
-        let special = encoding.get_special_tokens_mask();
-        let trailing = special.iter().rev().take_while(|mark| **mark == 1).count().min(self.max_tokens);
-        let (head, tail) = (&ids[..self.max_tokens - trailing], &ids[ids.len() - trailing..]);
-        tokens.push(head.iter().chain(tail).copied(), true);
+        let Frame { leading, trailing } = &self.frame;
+        let room = self.max_tokens - self.frame.len();
+        let words = ids.iter().take(room);
+        tokens.push(leading.iter().chain(words).chain(trailing).copied(), cut || ids.len() > room);
         Ok(())
+    }
+}
+
+impl Frame {
+    fn of(tokenizer: &Tokenizer) -> Result<Frame, tokenizers::Error> {
+        let (bare, framed) = (tokenizer.encode_fast("a", false)?, tokenizer.encode_fast("a", true)?);
+        let special = framed.get_special_tokens_mask();
+        let leading = special.iter().take_while(|mark| **mark == 1).count();
+        let ids = framed.get_ids();
+        let Some(trailing) = ids.get(leading..).and_then(|rest| rest.strip_prefix(bare.get_ids())) else {
+            return Err("it does not put its special tokens around a text".into());
+        };
+        Ok(Frame { leading: ids[..leading].to_vec(), trailing: trailing.to_vec() })
+    }
+
+    fn len(&self) -> usize {
+        self.leading.len() + self.trailing.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tokens;
+
+    #[test]
+    fn some_texts_of_a_batch_are_what_they_were() {
+        let mut tokens = Tokens::from_ids([vec![1, 2, 3], vec![], vec![4]]);
+        tokens.push([5, 6], true);
+        let selected = tokens.select(&[3, 0]);
+        assert_eq!((selected.len(), selected.total()), (2, 5));
+        assert_eq!((selected.ids(0), selected.ids(1)), (&[5, 6][..], &[1, 2, 3][..]));
+        assert_eq!((selected.truncated(0), selected.truncated(1)), (true, false));
+        assert_eq!(tokens.select(&[0, 1, 2, 3]), tokens);
+        assert!(tokens.select(&[]).is_empty());
     }
 }

@@ -76,6 +76,16 @@ impl Accelerator {
         }
     }
 
+    /// Asks the device for its self-check: single operations, and every encoder that lies there in its smallest bucket.
+    pub(crate) fn check(&self) -> Result<Pending<()>, Failure> {
+        let (done, answer) = sync_channel(1);
+        match self.jobs.try_send(Job::Check(done)) {
+            Ok(()) => Ok(Pending(answer)),
+            Err(TrySendError::Full(_)) => Err(Failure::new(FailureKind::Silent, "its queue is still full")),
+            Err(TrySendError::Disconnected(_)) => Err(ended(&self.name)),
+        }
+    }
+
     /// Frees an encoder's weights. A device that is too busy or gone keeps them until the process ends.
     pub(crate) fn forget(&self, id: u64) {
         if self.jobs.try_send(Job::Forget(id)).is_err() {
@@ -85,7 +95,7 @@ impl Accelerator {
 }
 
 fn ended(name: &str) -> Failure {
-    Failure::new(FailureKind::Failed, format_args!("the thread of {name} has ended"))
+    Failure::new(FailureKind::Panicked, format_args!("the thread of {name} has ended"))
 }
 
 impl<T> Pending<T> {
@@ -105,7 +115,7 @@ impl<T> Pending<T> {
                 Err(Failure::new(FailureKind::Silent, format_args!("no answer for {} s", SILENCE.as_secs())))
             }
             RecvTimeoutError::Disconnected => {
-                Err(Failure::new(FailureKind::Failed, "it failed while the job waited for it"))
+                Err(Failure::new(FailureKind::Panicked, "its thread ended while the job waited for it"))
             }
         })
     }

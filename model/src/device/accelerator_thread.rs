@@ -1,8 +1,9 @@
 //! What happens on an accelerator's thread: everything it ever does, opening and loading included.
 //!
 //! Burn's CUDA backend keeps a stream per thread: work that wanders between threads switches streams, and a tensor dropped elsewhere
-//! waits for its home. So tensors never leave this thread. It ends at the first failure, because a GPU's error stays until the process
-//! ends, and leaks what it held: freeing memory of a poisoned device fails again.
+//! waits for its home. So tensors never leave this thread. It ends at the first panic, because such an error of a GPU stays until the process
+//! ends, and leaks what it held: freeing memory of a poisoned device fails again. After an error that the device reports it goes on; if that
+//! one stays too, the self-check will find it.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -56,6 +57,7 @@ pub(crate) type Answer = (Embeddings, Duration);
 pub(crate) enum Job {
     Place(Box<Placement>, SyncSender<Result<Measured, Failure>>),
     Encode(u64, Tokens, SyncSender<Result<Answer, Failure>>),
+    Check(SyncSender<Result<(), Failure>>),
     Forget(u64),
 }
 
@@ -91,11 +93,17 @@ fn open_cuda(number: usize) -> Result<Device, Failure> {
     Err(Failure::new(FailureKind::Absent, format_args!("this build has no support for cuda:{number}")))
 }
 
+/// An encoder that lies on the device, and what it must compute.
+struct Resident {
+    network: PaddedBert,
+    reference: Arc<Reference>,
+}
+
 /// What the thread has.
 pub(crate) struct AcceleratorThread {
     device: Device,
     dtype: DType,
-    residents: HashMap<u64, PaddedBert>,
+    residents: HashMap<u64, Resident>,
     placed: Arc<AtomicUsize>,
     flaw: Option<Flaw>,
 }
@@ -112,7 +120,7 @@ impl AcceleratorThread {
         Ok(AcceleratorThread { device, dtype, residents: HashMap::new(), placed, flaw })
     }
 
-    /// Does jobs until nobody can send one, or one fails.
+    /// Does jobs until nobody can send one, or one shows that the device is lost.
     pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
         while let Ok(job) = jobs.recv() {
             // That nobody waits for an answer any more is no failure of the device.
@@ -126,7 +134,13 @@ impl AcceleratorThread {
                 }
                 Job::Encode(id, tokens, done) => {
                     let outcome = caught(|| self.encode(id, &tokens));
-                    let whole = outcome.is_ok();
+                    let whole = !is_final(&outcome);
+                    let _ = done.send(outcome);
+                    whole
+                }
+                Job::Check(done) => {
+                    let outcome = caught(|| self.check());
+                    let whole = !is_final(&outcome);
                     let _ = done.send(outcome);
                     whole
                 }
@@ -163,18 +177,36 @@ impl AcceleratorThread {
             );
             measured.push((*bucket, tokens.total(), last));
         }
-        self.residents.insert(id, network);
+        self.residents.insert(id, Resident { network, reference });
         Ok(measured)
     }
 
+    /// The self-check again, as far as it takes no longer than a job.
+    fn check(&mut self) -> Result<(), Failure> {
+        let wrong = |problem| Failure::new(FailureKind::SelfCheck, problem);
+        check_operations(&self.device, self.dtype).map_err(wrong)?;
+        let smallest = Bucket::of(1, 1);
+        for Resident { network, reference } in self.residents.values() {
+            let (tokens, expected) = reference.fill(smallest);
+            let found = Flaw::strike(self.flaw.as_mut(), network.encode(&tokens)?)?;
+            check_vectors(&found, &expected, self.dtype).map_err(wrong)?;
+        }
+        Ok(())
+    }
+
     fn encode(&mut self, id: u64, tokens: &Tokens) -> Result<Answer, Failure> {
-        let network =
+        let resident =
             self.residents.get(&id).ok_or_else(|| Failure::new(FailureKind::Failed, "the encoder is not there"))?;
         let began = Instant::now();
-        let embeddings = network.encode(tokens)?;
+        let embeddings = resident.network.encode(tokens)?;
         let took = began.elapsed();
         Ok((Flaw::strike(self.flaw.as_mut(), embeddings)?, took))
     }
+}
+
+/// Whether the device is lost.
+fn is_final<T>(outcome: &Result<T, Failure>) -> bool {
+    outcome.as_ref().is_err_and(|failure| !failure.kind.may_pass())
 }
 
 /// A panic of the device's is a failure like any other.

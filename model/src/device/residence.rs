@@ -1,9 +1,9 @@
 //! An encoder at home on the devices: which of them encodes a batch, and who does it again when one fails.
 //!
 //! A device fails a job when it panics, reports an error, is silent for long or returns what are not unit vectors, and the job is done again
-//! elsewhere, so that a caller sees a failure only when every device has failed the same job. An accelerator that fails is broken for good. A
-//! CPU is so only once another device has done the job: one that fails everywhere is likely at fault itself, and must not take the last
-//! device with it. Then, and only then, a panic goes on to the caller.
+//! elsewhere, so that a caller sees a failure only when every device has failed the same job. What becomes of the device is in `rest`. A
+//! failure counts against a CPU only once another device has done the job: one that fails everywhere is likely at fault itself, and must not
+//! take the last device with it. Then, and only then, a panic goes on to the caller.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -50,8 +50,7 @@ impl Residence {
     pub(crate) fn encode(&self, tokens: &Tokens, on_cpu: &OnCpu<'_>) -> Result<Embeddings, Error> {
         let job = Job::of(tokens);
         let (mut tried, mut suspects) = (Vec::new(), Vec::new());
-        let mut problem =
-            Error::fault("encoding", "every device is broken; the log says why, a restart opens them again");
+        let mut problem = Error::fault("encoding", "every device rests or is broken; the log says why");
         let mut panic = None;
         loop {
             let chosen = self.devices.schedule().begin(&job, &tried, Instant::now());
@@ -62,24 +61,23 @@ impl Residence {
                 };
             };
             let attempt = self.attempt(device, tokens, on_cpu);
-            let mut schedule = self.devices.schedule();
             match attempt {
                 Ok((embeddings, took)) => {
-                    schedule.finished(device, &job, took, Instant::now());
-                    suspects.iter().for_each(|(suspect, failure)| schedule.give_up(*suspect, failure));
+                    self.devices.schedule().finished(device, &job, took, Instant::now());
+                    suspects.iter().for_each(|(suspect, failure)| self.devices.failed(*suspect, failure));
                     return Ok(embeddings);
                 }
                 Err(Attempt::Busy) => {
-                    schedule.abandoned(device, Instant::now());
+                    self.devices.schedule().abandoned(device, Instant::now());
                     problem = Error::fault("encoding", "the last device has no time");
                 }
                 Err(Attempt::Failed(failure, caught)) => {
-                    schedule.abandoned(device, Instant::now());
+                    self.devices.schedule().abandoned(device, Instant::now());
                     if self.is_cpu(device) {
                         suspects.push((device, failure));
                         panic = caught;
                     } else {
-                        schedule.give_up(device, &failure);
+                        self.devices.failed(device, &failure);
                         problem = failure.error;
                     }
                 }
@@ -90,6 +88,9 @@ impl Residence {
 
     fn attempt(&self, device: usize, tokens: &Tokens, on_cpu: &OnCpu<'_>) -> Result<(Embeddings, Duration), Attempt> {
         let failed = |failure: Failure| Attempt::Failed(failure, None);
+        if self.devices.inner().faults.strike() {
+            return Err(failed(Failure::injected()));
+        }
         let (embeddings, took) = match &self.devices.inner().places[device] {
             Place::Cpu(pool, flaw) => {
                 let began = Instant::now();

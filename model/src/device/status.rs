@@ -1,7 +1,8 @@
-//! What a node says about its devices, and why one was given up.
+//! What a node says about its devices, and why one rests or was given up.
 
 use std::any::Any;
 use std::fmt;
+use std::time::Duration;
 
 use crate::error::Error;
 
@@ -12,8 +13,12 @@ pub struct DeviceStatus {
     pub name: String,
     /// Whether it answers.
     pub state: DeviceState,
-    /// Why it is broken; empty where it is not.
+    /// Why it rests or is broken; empty where it is well.
     pub reason: String,
+    /// Jobs that failed in a row.
+    pub failures: u32,
+    /// How long until a resting device is checked; zero where none rests.
+    pub retry_in: Duration,
     /// Measured over the last jobs, of all sizes; 0 before the first.
     pub tokens_per_s: f64,
     /// Texts it has encoded for questions and catalogues.
@@ -27,19 +32,23 @@ pub enum DeviceState {
     Ready,
     /// The CPU where larder.toml does not list it: it answers once every listed device is broken.
     Standby,
+    /// It failed several times in a row and is left alone for a while; then a self-check decides.
+    Resting,
     /// It failed and is not used again before the process ends: a GPU's error stays until then.
     Broken,
 }
 
 impl DeviceState {
     /// Every state.
-    pub const ALL: [DeviceState; 3] = [DeviceState::Ready, DeviceState::Standby, DeviceState::Broken];
+    pub const ALL: [DeviceState; 4] =
+        [DeviceState::Ready, DeviceState::Standby, DeviceState::Resting, DeviceState::Broken];
 
     /// The state's name in metrics and status replies.
     pub fn label(self) -> &'static str {
         match self {
             DeviceState::Ready => "ready",
             DeviceState::Standby => "standby",
+            DeviceState::Resting => "resting",
             DeviceState::Broken => "broken",
         }
     }
@@ -52,7 +61,7 @@ pub(crate) enum FailureKind {
     Absent,
     /// Its answers at start were not those of the CPU.
     SelfCheck,
-    /// It panicked, as Burn's CUDA backend does when a kernel does not start.
+    /// It panicked, as Burn's CUDA backend does when a kernel does not start, or its thread has ended.
     Panicked,
     /// It said that it failed.
     Failed,
@@ -63,6 +72,11 @@ pub(crate) enum FailureKind {
 }
 
 impl FailureKind {
+    /// Whether it may pass while the device's thread lives.
+    pub(crate) fn may_pass(self) -> bool {
+        matches!(self, FailureKind::Failed | FailureKind::Silent)
+    }
+
     pub(crate) fn label(self) -> &'static str {
         match self {
             FailureKind::Absent => "absent",
@@ -75,7 +89,7 @@ impl FailureKind {
     }
 }
 
-/// Why a device is given up.
+/// What a device did wrong, and its words.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) kind: FailureKind,
@@ -85,6 +99,11 @@ pub(crate) struct Failure {
 impl Failure {
     pub(crate) fn new(kind: FailureKind, problem: impl fmt::Display) -> Failure {
         Failure { kind, error: Error::fault("a device", problem) }
+    }
+
+    /// One on purpose: see `faults`.
+    pub(crate) fn injected() -> Failure {
+        Failure::new(FailureKind::Failed, "a failure on purpose")
     }
 
     /// What a caught panic said.
