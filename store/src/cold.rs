@@ -12,6 +12,7 @@ pub(crate) mod pool;
 mod queue;
 pub(crate) mod scan;
 mod tail;
+mod watch;
 #[cfg(test)]
 pub(crate) mod test_files;
 pub(crate) mod writer;
@@ -32,7 +33,7 @@ use crate::manifest::{Manifest, ManifestFile};
 use crate::metrics;
 
 /// Says whose folder it is.
-const OWNER_FILE: &str = "owner";
+pub(crate) const OWNER_FILE: &str = "owner";
 
 /// One file of a generation, open. When it is retired it is deleted as its last holder lets go of it.
 #[derive(Debug)]
@@ -108,6 +109,15 @@ impl ColdFolder {
         }
         *held = hold(&self.path, owner)?;
         Ok(())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the folder is this store's, and locked by it.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Where a file of a generation lies.
@@ -222,7 +232,7 @@ fn hold(folder: &Path, owner: &str) -> Result<Option<File>, Error> {
 }
 
 /// True for `view-tenant-generation-000001.parquet`, and for the name it has after it was rewritten, `...-000001-1.parquet`.
-fn is_cold_name(name: &str) -> bool {
+pub(crate) fn is_cold_name(name: &str) -> bool {
     let Some(stem) = name.strip_suffix(".parquet") else { return false };
     let number = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let parts: Vec<&str> = stem.rsplit('-').collect();

@@ -21,7 +21,7 @@ use crate::view::{ViewConfig, ViewKind};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Baseline<'a> {
     /// The time whose state it shows; `None` where no generation is live.
-    as_of_ms: Option<i64>,
+    pub(crate) as_of_ms: Option<i64>,
     /// The schema of its rows.
     schema: &'a RowSchema,
     /// `last_n` only: the feature of those rows that identifies an element.
@@ -53,7 +53,7 @@ impl<'a> Baseline<'a> {
     }
 
     /// Whether `change` stands against the snapshot's row of the same element, or against its absence.
-    fn yields_to(&self, change: &Change<'_>, row_time_ms: Option<i64>) -> bool {
+    pub(crate) fn yields_to(&self, change: &Change<'_>, row_time_ms: Option<i64>) -> bool {
         let after_snapshot = self.as_of_ms.is_none_or(|as_of_ms| change.event_time_ms > as_of_ms);
         match row_time_ms {
             None => after_snapshot,

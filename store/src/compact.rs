@@ -14,6 +14,7 @@ use std::ops::Bound;
 use rocksdb::WriteBatch;
 
 use crate::Error;
+use crate::checkpoint;
 use crate::delta::Delta;
 use crate::elements::{self, Elements};
 use crate::erasure::{Erasure, ErasureRecord};
@@ -85,6 +86,7 @@ pub(crate) fn compact_erased(inner: &Inner) -> Result<Compacted, Error> {
     // Having written that down, RocksDB misses no file any more.
     staging::settle(inner.warm.path())?;
     replace::clear(inner.warm.path())?;
+    checkpoint::clear(inner.warm.path(), &inner.cold_folder)?;
     inner.warm.outlive_files()?;
     Ok(compacted)
 }

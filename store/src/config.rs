@@ -2,10 +2,18 @@
 //! declaration, see `view.rs`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::breaker::BreakerConfig;
+use crate::shard::Shard;
+
+/// Rows that wait to become hot, in MiB at most.
+const WAITING_MIB: u64 = 32;
+/// Where each part of the hot tier notes the last writes.
+const BYTES_PER_HOT_SHARD: u64 = 32 << 10;
 
 /// Settings of a store. Every size is a limit of what it names. On top of them come:
 ///
@@ -49,8 +57,20 @@ pub struct StoreConfig {
     pub cold_threads: usize,
     /// Most reads that wait for those threads; one read is of up to eight keys.
     pub cold_queue: usize,
+    /// How long a read of the cold tier may take, in milliseconds; one that takes longer has failed.
+    pub cold_timeout_ms: u64,
+    /// Failed reads in a row after which the cold tier is left alone: its keys are answered "not in time" at once.
+    pub cold_breaker_failures: u32,
+    /// How long it is left alone the first time, in milliseconds; one trial read then decides. Each failed trial doubles it.
+    pub cold_breaker_open_ms: u64,
+    /// The longest it is left alone, in milliseconds.
+    pub cold_breaker_max_open_ms: u64,
     /// Most keys (entities times views) one fetch may ask for.
     pub max_fetch_keys: usize,
+    /// The part of all entities that this store has; generations that do not hold it are refused. No setting of this section: a node has
+    /// one shard, for all that it does.
+    #[serde(skip)]
+    pub shard: Shard,
 }
 
 impl Default for StoreConfig {
@@ -68,7 +88,12 @@ impl Default for StoreConfig {
             cold_budget_ms: 25,
             cold_threads: 2,
             cold_queue: 1024,
+            cold_timeout_ms: 1_500,
+            cold_breaker_failures: 5,
+            cold_breaker_open_ms: 30_000,
+            cold_breaker_max_open_ms: 300_000,
             max_fetch_keys: 131_072,
+            shard: Shard::default(),
         }
     }
 }
@@ -100,6 +125,10 @@ impl StoreConfig {
         within("cold_budget_ms", self.cold_budget_ms, 0, 60_000)?;
         within("cold_threads", self.cold_threads as u64, 1, 256)?;
         within("cold_queue", self.cold_queue as u64, 1, 1 << 20)?;
+        within("cold_timeout_ms", self.cold_timeout_ms, 1, 60_000)?;
+        within("cold_breaker_failures", self.cold_breaker_failures.into(), 1, 1_000)?;
+        within("cold_breaker_open_ms", self.cold_breaker_open_ms, 1, 3_600_000)?;
+        within("cold_breaker_max_open_ms", self.cold_breaker_max_open_ms, self.cold_breaker_open_ms, 3_600_000)?;
         if let Some(requests) = self.hot_capacity_requests {
             within("hot_capacity_requests", requests, 0, 1 << 40)?;
         }
@@ -108,6 +137,23 @@ impl StoreConfig {
         within("live_buffer_mib", self.live_buffer_mib, 1, 1 << 14)?;
         within("read_threads", self.read_threads as u64, 1, 256)?;
         within("max_fetch_keys", self.max_fetch_keys as u64, 1, 1 << 20)
+    }
+
+    /// Bytes that the store may take at most for what has a limit here: the sizes, and what comes on top of them whatever the data. Index and
+    /// filter blocks and the cold files' directories grow with the data and are not among them, nor is a hot tier that is counted in requests.
+    pub fn budget_bytes(&self) -> u64 {
+        let hot_mib = if self.hot_capacity_requests.is_some() { 0 } else { self.hot_capacity_mib };
+        let mib = hot_mib + self.block_cache_mib + 2 * self.live_filter_mib + 2 * self.live_buffer_mib + WAITING_MIB;
+        (mib << 20) + self.hot_shards as u64 * BYTES_PER_HOT_SHARD
+    }
+
+    pub(crate) fn cold_breaker(&self) -> BreakerConfig {
+        BreakerConfig {
+            failures: self.cold_breaker_failures,
+            open: Duration::from_millis(self.cold_breaker_open_ms),
+            max_open: Duration::from_millis(self.cold_breaker_max_open_ms),
+            timeout: Duration::from_millis(self.cold_timeout_ms),
+        }
     }
 }
 
@@ -125,6 +171,14 @@ mod tests {
         let bad = StoreConfig { hot_shards: 0, ..StoreConfig::default() };
         let message = bad.validate().unwrap_err().to_string();
         assert_eq!(message, "store.hot_shards = 0: must be between 1 and 1024");
+        let bad = StoreConfig { cold_breaker_max_open_ms: 1, ..StoreConfig::default() };
+        let message = bad.validate().unwrap_err().to_string();
+        assert_eq!(message, "store.cold_breaker_max_open_ms = 1: must be between 30000 and 3600000");
+    }
+
+    #[test]
+    fn a_breaker_is_the_same_whoever_makes_it() {
+        assert_eq!(StoreConfig::default().cold_breaker(), BreakerConfig::default());
     }
 
     #[test]

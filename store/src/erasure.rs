@@ -80,6 +80,11 @@ impl Erasures {
         self.0.load().get(&erasure).copied()
     }
 
+    /// How many entities are erased.
+    pub(crate) fn len(&self) -> usize {
+        self.0.load().len()
+    }
+
     /// True when nobody is erased.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.load().is_empty()

@@ -75,6 +75,12 @@ pub(crate) fn sync_and_sum(path: &Path) -> Result<(u64, u32), Error> {
 /// Makes `to` the same file as `from`, or a copy of it where the file system cannot link, and returns its length and CRC-32. What is
 /// summed is `to`, so the checksum speaks of exactly the bytes that will be used.
 pub(crate) fn link_and_sum(from: &Path, to: &Path) -> Result<(u64, u32), Error> {
+    link_or_copy(from, to)?;
+    sync_and_sum(to)
+}
+
+/// Makes `to` the same file as `from`, or a copy of it where the file system cannot link.
+pub(crate) fn link_or_copy(from: &Path, to: &Path) -> Result<(), Error> {
     // A link to a symbolic link would be one more name of the link, not of the file.
     let regular = fs::symlink_metadata(from).is_ok_and(|metadata| metadata.is_file());
     if !regular || fs::hard_link(from, to).is_err() {
@@ -82,7 +88,7 @@ pub(crate) fn link_and_sum(from: &Path, to: &Path) -> Result<(u64, u32), Error> 
         let copy = || io::copy(&mut File::open(from)?, &mut File::create_new(to)?);
         copy().map_err(Error::disk("copy", from))?;
     }
-    sync_and_sum(to)
+    Ok(())
 }
 
 /// Links one file of a generation to where it is to stay, and checks that it is the one described.
@@ -108,6 +114,11 @@ pub(crate) fn link_checked(from: &Path, to: &Path, described: &ManifestFile) -> 
 pub(crate) fn is_plain_name(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && name.chars().all(plain)
+}
+
+/// The length and CRC-32 of a file.
+pub(crate) fn sum(path: &Path) -> io::Result<(u64, u32)> {
+    crc32(&mut File::open(path)?)
 }
 
 fn crc32(file: &mut File) -> io::Result<(u64, u32)> {

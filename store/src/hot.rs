@@ -65,6 +65,11 @@ impl Hot {
         self.shards.get_all(keys)
     }
 
+    /// What is held about a key, without counting as a use of it.
+    pub(crate) fn peek(&self, key: &[u8], key_hash: u64) -> Option<HotRow> {
+        self.shards.shard(key_hash)?.peek(key, key_hash)
+    }
+
     /// False when the hot tier is turned off, so that filling it would be in vain.
     pub(crate) fn is_on(&self) -> bool {
         !self.shards.shards.is_empty()
@@ -110,16 +115,21 @@ impl Hot {
         self.shards.shards.iter().flat_map(|shard| shard.entries(prefix)).collect()
     }
 
-    /// Entries and bytes held, bookkeeping included, as of the last maintenance.
-    pub(crate) fn size(&self) -> (u64, u64) {
-        (self.shards.entries(), self.shards.bytes())
-    }
-
     /// What is held after all that was handed over has entered and all that is too much has left.
     pub(crate) fn usage(&self) -> HotUsage {
         self.filler.settle();
         self.shards.settle();
-        HotUsage { entries: self.shards.entries(), bytes: self.shards.bytes() }
+        self.size()
+    }
+
+    /// What is held as of the last maintenance.
+    pub(crate) fn size(&self) -> HotUsage {
+        let (most_entries, most_bytes) = if self.shards.counts_entries {
+            (Some(self.shards.capacity), None)
+        } else {
+            (None, Some(self.shards.capacity))
+        };
+        HotUsage { entries: self.shards.entries(), bytes: self.shards.bytes(), most_entries, most_bytes }
     }
 }
 
@@ -130,11 +140,30 @@ pub struct HotUsage {
     pub entries: u64,
     /// Bytes of keys, rows and bookkeeping.
     pub bytes: u64,
+    /// How many entries it may hold, where they are counted (`hot_capacity_requests`).
+    pub most_entries: Option<u64>,
+    /// How many bytes it may hold, where those are (`hot_capacity_mib`).
+    pub most_bytes: Option<u64>,
+}
+
+impl HotUsage {
+    /// How much of what it may hold it holds, 0 to 1; a hot tier that is turned off is full.
+    pub fn share(&self) -> f64 {
+        let share = |held: u64, most: u64| if most == 0 { 1.0 } else { held as f64 / most as f64 };
+        match (self.most_entries, self.most_bytes) {
+            (Some(most), _) => share(self.entries, most),
+            (None, Some(most)) => share(self.bytes, most),
+            (None, None) => 0.0,
+        }
+    }
 }
 
 /// Independent parts, chosen by hash.
 pub(crate) struct Shards {
     shards: Vec<Shard>,
+    /// Of all shards together: entries, or bytes.
+    capacity: u64,
+    counts_entries: bool,
     clock: AtomicU64,
     #[cfg(test)]
     gate: crate::never_stale::Gate,
@@ -149,6 +178,8 @@ impl Shards {
         let shard = |_| Shard::new(capacity.div_ceil(count), by_requests.is_some());
         Shards {
             shards: (0..count).map(shard).collect(),
+            capacity,
+            counts_entries: by_requests.is_some(),
             clock: AtomicU64::new(0),
             #[cfg(test)]
             gate: Default::default(),

@@ -73,8 +73,11 @@ mod readers;
 mod warm;
 mod cold;
 mod active;
+mod breaker;
+mod faults;
 mod wal;
 mod live;
+mod stream;
 mod delta;
 mod combine;
 mod decode;
@@ -93,6 +96,7 @@ mod warmth;
 mod manifest;
 mod writer;
 mod placement;
+mod shard;
 mod merge;
 mod log;
 mod key;
@@ -101,8 +105,14 @@ mod row;
 mod encode;
 mod elements;
 mod files;
+mod random;
 mod metrics;
 mod observe;
+mod inspect;
+mod overview;
+mod verify;
+mod checkpoint;
+mod restoring;
 mod error;
 #[cfg(test)]
 mod fuzz;
@@ -114,25 +124,38 @@ mod never_stale;
 mod test_rows;
 
 pub use batch::EntityRef;
+pub use breaker::{Breaker, BreakerConfig, BreakerState, BreakerStatus, Pass};
+pub use checkpoint::Checkpoint;
 pub use compact::Compacted;
 pub use config::StoreConfig;
 pub use error::Error;
+pub use faults::{InjectedFaults, StoreFaults};
 pub use fetched::{FetchStats, Fetched, FetchedView, Status, Tier};
 pub use generation::{GenerationInfo, GenerationState};
 pub use hot::HotUsage;
 pub use hot_set::{HotSet, HotSetEntry, MAX_HOT_SET_BYTES, MAX_HOT_SET_ENTRIES, read_hot_set, write_hot_set};
+pub use inspect::{ColdHolding, HotHolding, Inspection, LiveChange, LiveHolding, Standing, StoredRow};
 pub use key::MAX_ENTITY_BYTES;
 pub use live::{MAX_AHEAD_MS, MAX_WRITE_BYTES, MAX_WRITE_ROWS, Write, WriteKind, Written};
 pub use log::append::{LogAppend, LogEntry, MAX_LOG_APPEND_BYTES, MAX_LOG_DEDUP_BYTES};
 pub use log::read::{LogRecord, MAX_LOG_READ_BYTES};
+pub use log::single::LogName;
 pub use log::{Log, LogConfig, MAX_LOG_ENTRIES, MAX_LOG_ENTRY_BYTES, MAX_LOG_KEY_BYTES};
 pub use lookup::MAX_FETCH_BYTES;
-pub use manifest::{MANIFEST_FILE, Manifest, ManifestFile, StoredSchema};
+pub use manifest::{
+    MANIFEST_FILE, MAX_NAMED_SOURCES, Manifest, ManifestFile, ManifestSource, ManifestSources, SOURCE_END_BYTES,
+    StoredSchema,
+};
 pub use metrics::{ROW_AGE_BUCKETS, ROW_AGE_SECONDS, describe_metrics};
+pub use overview::{DiskSpace, LevelFiles, Overview};
 pub use placement::Placement;
 pub use plan::{FeatureRef, Plan};
 pub use publish::Published;
+pub use restoring::Restoring;
+pub use shard::{MAX_SHARDS, Shard};
 pub use store::Store;
+pub use stream::StreamSpan;
+pub use verify::{Damage, StorePart, Verified, verify_generation, verify_store};
 pub use view::{
     FeatureConfig, FeatureType, MAX_FEATURES, MAX_FORMER_NAMES, MAX_N, MAX_NAME_BYTES, TenantId, ViewConfig, ViewKind,
 };

@@ -1,6 +1,7 @@
 //! The live family's state in RAM: which entities have live rows, which schemas these have, and who may write. What a write does is in `write.rs`.
 
 mod filter;
+mod late;
 mod write;
 
 use std::collections::BTreeSet;

@@ -12,6 +12,7 @@ pub(crate) mod family;
 pub(crate) mod model;
 pub(crate) mod read;
 pub(crate) mod rows;
+pub(crate) mod single;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -194,7 +195,8 @@ impl Log {
     }
 
     /// The tenant's keys that have entries, in byte order, at most `limit` of them: those after `after`, or from the start. A key whose
-    /// last entries expired under an age limit that was changed since may be among them; none that has entries is missing. Costs a seek
+    /// last entries expired under an age limit that was changed since, or whose newest were removed one by one, may be among them; none that
+    /// has entries is missing. Costs a seek
     /// per key, those included that were trimmed empty and whose entries would not be expired yet.
     ///
     /// # Errors

@@ -143,7 +143,7 @@ pub(crate) fn look_up<'a>(
 }
 
 /// All positions whose key can exist, with what the hot tier holds there.
-fn look_up_hot(batch: &Batch<'_, '_>, hot: &Hot) -> impl Iterator<Item = (usize, Option<HotRow>)> {
+pub(crate) fn look_up_hot(batch: &Batch<'_, '_>, hot: &Hot) -> impl Iterator<Item = (usize, Option<HotRow>)> {
     let positions: Vec<_> = batch.possible_positions().collect();
     let keys: Vec<_> = positions.iter().map(|&position| (batch.key(position), batch.hash(position))).collect();
     positions.into_iter().zip(hot.get_all(&keys))

@@ -11,10 +11,16 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::files;
 use crate::key::GenerationId;
+use crate::shard::Shard;
 use crate::view::{FeatureConfig, TenantId, ViewConfig, ViewKind};
 
 /// The manifest's name in a generation's folder.
 pub const MANIFEST_FILE: &str = "manifest.json";
+
+/// Source files that a manifest names, at most.
+pub const MAX_NAMED_SOURCES: usize = 200;
+/// Bytes at the end of a source file that its checksum in the manifest is of, at most.
+pub const SOURCE_END_BYTES: u64 = 64 << 10;
 
 /// The version of manifest and row format that this program writes and reads.
 const FORMAT: u32 = 1;
@@ -37,6 +43,9 @@ pub struct Manifest {
     pub generation: u32,
     /// The time whose state the snapshot shows, Unix milliseconds UTC.
     pub as_of_ms: i64,
+    /// The part of all entities that the generation was built for: it holds rows of no other.
+    #[serde(default, skip_serializing_if = "Shard::is_whole")]
+    pub shard: Shard,
     /// Rows stored; for `last_n` the elements.
     pub rows: u64,
     /// Entities, which is the number of keys.
@@ -56,6 +65,9 @@ pub struct Manifest {
     /// The Parquet files of the entities that are placed in the cold tier, in order of their entities.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cold: Vec<ManifestFile>,
+    /// What it was built from; absent in older ones, and where rows came from nowhere that has a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sources: Option<ManifestSources>,
     /// CRC-32 of this description with this field 0, so that an edited or half-copied manifest is noticed.
     pub checksum: u32,
 }
@@ -91,6 +103,40 @@ pub struct ManifestFile {
     pub crc32: u32,
 }
 
+/// What a generation was built from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManifestSources {
+    /// Files read.
+    pub files: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Rows in them.
+    pub rows_read: u64,
+    /// Rows left out because their keys cannot be stored.
+    pub rows_rejected: u64,
+    /// The first of the files, at most [`MAX_NAMED_SOURCES`]: a store keeps this with every generation.
+    pub named: Vec<ManifestSource>,
+}
+
+/// One file that a generation was built from, as it was then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManifestSource {
+    /// Its path or URL.
+    pub location: String,
+    /// Its length.
+    pub bytes: u64,
+    /// When it was last changed, Unix milliseconds UTC.
+    pub modified_ms: i64,
+    /// The object store's name for exactly this content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// CRC-32 of its end, of at most [`SOURCE_END_BYTES`], where a Parquet file describes itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_crc32: Option<u32>,
+}
+
 impl StoredSchema {
     /// The schema of rows that are written now.
     pub(crate) fn of(view: &ViewConfig, fingerprint: u32) -> StoredSchema {
@@ -120,6 +166,7 @@ impl Manifest {
             view_id: view.id,
             generation,
             as_of_ms,
+            shard: Shard::default(),
             rows: 0,
             entities: 0,
             duplicates_dropped: 0,
@@ -129,6 +176,7 @@ impl Manifest {
             schema: StoredSchema::of(view, fingerprint),
             files: Vec::new(),
             cold: Vec::new(),
+            sources: None,
             checksum: 0,
         }
     }
@@ -243,6 +291,29 @@ impl Manifest {
 mod tests {
     use super::*;
     use crate::test_rows::view;
+
+    #[test]
+    fn what_it_was_built_from_is_kept_and_may_be_absent() {
+        let mut manifest = Manifest::new(&view(), 7, TenantId(1), 1, 0);
+        manifest.files = vec![ManifestFile { name: "a.sst".into(), bytes: 1, entities: 1, crc32: 0 }];
+        (manifest.rows, manifest.entities) = (1, 1);
+        manifest.checksum = manifest.computed_checksum();
+        let older = serde_json::to_string(&manifest).unwrap();
+        assert!(!older.contains("sources"));
+        assert_eq!(Manifest::decode(older.as_bytes()).unwrap(), manifest);
+        let source = ManifestSource {
+            location: "s3://bucket/a.parquet".into(),
+            bytes: 5,
+            modified_ms: 6,
+            etag: Some("\"x\"".into()),
+            end_crc32: None,
+        };
+        let sources = ManifestSources { files: 1, bytes: 5, rows_read: 3, rows_rejected: 2, named: vec![source] };
+        manifest.sources = Some(sources);
+        assert!(manifest.check().is_err(), "the checksum is of the sources too");
+        manifest.checksum = manifest.computed_checksum();
+        assert_eq!(Manifest::decode(&serde_json::to_vec(&manifest).unwrap()).unwrap(), manifest);
+    }
 
     #[test]
     fn forged_counts_that_overflow_are_refused() {

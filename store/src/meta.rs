@@ -1,5 +1,5 @@
 //! The store's single truth: one record per view and tenant that names its live and its previous generation, one per schema that live rows may
-//! have, one per erased entity. What no record names does not exist; opening a store deletes it.
+//! have, one per erased entity, one per stream of changes. What no record names does not exist; opening a store deletes it.
 
 mod generations;
 mod recovery;
@@ -8,6 +8,7 @@ mod schemas;
 use std::hash::BuildHasher;
 use std::time::SystemTime;
 
+use rocksdb::WriteBatch;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -17,7 +18,7 @@ use crate::view::TenantId;
 use crate::warm::Warm;
 
 pub(crate) use generations::MetaRecord;
-pub(crate) use recovery::recover;
+pub(crate) use recovery::{recover, recover_shard};
 pub(crate) use schemas::{SchemaRecord, recover_schemas};
 
 const FORMAT: u32 = 1;
@@ -27,6 +28,7 @@ const GENERATIONS: u8 = b'g';
 const SCHEMA: u8 = b's';
 const ERASURE: u8 = b'e';
 const NAME: u8 = b'n';
+const STREAM: u8 = b'p';
 
 /// Every record of a store.
 #[derive(Debug, Default)]
@@ -35,6 +37,8 @@ pub(crate) struct Records {
     /// With their fingerprints.
     pub(crate) schemas: Vec<(u32, SchemaRecord)>,
     pub(crate) erasures: Vec<(Erasure, ErasureRecord)>,
+    /// How far each stream of changes has been written.
+    pub(crate) streams: Vec<(String, u64)>,
     /// The store's own name, drawn when it was made: tells its cold folder from another store's.
     pub(crate) name: Option<String>,
 }
@@ -58,6 +62,11 @@ impl Records {
                 let erasure = erasure.ok_or_else(|| format!("an erasure record has a key of {} bytes", key.len()))?;
                 self.erasures.push((erasure, read(bytes, "an erasure record")?));
             }
+            Some(&STREAM) => {
+                let name = std::str::from_utf8(&key[1..]);
+                let name = name.map_err(|_| "the position of a stream has a key that is no text".to_owned())?;
+                self.streams.push((name.to_owned(), read(bytes, "the position of a stream")?));
+            }
             Some(&NAME) => self.name = Some(read(bytes, "the store's name")?),
             _ => return Err(format!("a meta record has an unknown key of {} bytes", key.len())),
         }
@@ -80,6 +89,12 @@ pub(crate) fn name(warm: &Warm, records: &Records) -> Result<String, Error> {
 pub(crate) fn write_erasure(warm: &Warm, erasure: Erasure, record: &ErasureRecord) -> Result<(), Error> {
     let key = [&[ERASURE][..], &erasure.key()].concat();
     warm.write_meta(&key, &encode(warm, record)?)
+}
+
+/// Adds a stream's position to the batch of the rows that came from before it.
+pub(crate) fn put_stream(warm: &Warm, batch: &mut WriteBatch, stream: &str, position: u64) -> Result<(), Error> {
+    let key = [&[STREAM][..], stream.as_bytes()].concat();
+    warm.put_meta(batch, &key, &encode(warm, &position)?)
 }
 
 fn generations_key(view: u16, tenant: TenantId) -> [u8; 7] {

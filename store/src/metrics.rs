@@ -7,6 +7,7 @@ use metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 
+use crate::breaker::BreakerState;
 use crate::cold::file::ColdReads;
 use crate::fetched::{FetchStats, FetchedView, Status};
 use crate::live::Written;
@@ -32,6 +33,8 @@ const COLD_READS: &str = "larder_store_cold_reads_total";
 const COLD_READ_BYTES: &str = "larder_store_cold_read_bytes_total";
 const COLD_LATE: &str = "larder_store_cold_late_total";
 const COLD_ERRORS: &str = "larder_store_cold_errors_total";
+const BREAKER_STATE: &str = "larder_breaker_state";
+const BREAKER_OPENINGS: &str = "larder_breaker_openings_total";
 const WRITTEN_ROWS: &str = "larder_store_written_rows_total";
 const DATABASE: &str = "larder_store_database";
 const DATABASE_EVENTS: &str = "larder_store_database_events_total";
@@ -60,6 +63,8 @@ pub fn describe_metrics() {
     describe_counter!(COLD_READ_BYTES, Unit::Bytes, "Bytes read from the cold tier's disk.");
     describe_counter!(COLD_LATE, "Keys that the cold tier did not answer within a fetch's time.");
     describe_counter!(COLD_ERRORS, "Reads of the cold tier that failed; the log names the file.");
+    describe_gauge!(BREAKER_STATE, "1 for the state a breaker is in: closed, half_open or open, by dependency.");
+    describe_counter!(BREAKER_OPENINGS, "How often a breaker opened, by dependency.");
     describe_counter!(WRITTEN_ROWS, "Live rows written, by what they were: upsert, deletion or erased.");
     describe_gauge!(
         DATABASE,
@@ -75,19 +80,49 @@ pub fn describe_metrics() {
     describe_counter!(LOG_ENTRIES, "Entries written to logs; repeats of a dedup key are not written.");
 }
 
-pub(crate) fn record_fetch(stats: &FetchStats, elapsed: Duration) {
-    histogram!(FETCH_SECONDS).record(elapsed.as_secs_f64());
-    counter!(REQUESTED_KEYS).increment(stats.keys);
-    counter!(KEYS, "tier" => "hot").increment(stats.hot_hits);
-    counter!(KEYS, "tier" => "warm").increment(stats.warm_hits);
-    counter!(KEYS, "tier" => "cold").increment(stats.cold_hits);
-    counter!(KEYS, "tier" => "none").increment(stats.not_found);
-    counter!(KEYS, "tier" => "late").increment(stats.not_in_time);
-    counter!(EXPIRED).increment(stats.expired);
-    counter!(READ_BYTES).increment(stats.bytes_read);
+/// What is counted of every fetch. The handles are made once; looking them up by name would cost more than counting.
+pub(crate) struct FetchMetrics {
+    seconds: Histogram,
+    requested: Counter,
+    hot: Counter,
+    warm: Counter,
+    cold: Counter,
+    none: Counter,
+    late: Counter,
+    expired: Counter,
+    read_bytes: Counter,
 }
 
-/// What is counted of one view. The handles are made once; looking them up by name would cost more than counting.
+impl FetchMetrics {
+    pub(crate) fn new() -> FetchMetrics {
+        let keys = |tier: &'static str| counter!(KEYS, "tier" => tier);
+        FetchMetrics {
+            seconds: histogram!(FETCH_SECONDS),
+            requested: counter!(REQUESTED_KEYS),
+            hot: keys("hot"),
+            warm: keys("warm"),
+            cold: keys("cold"),
+            none: keys("none"),
+            late: keys("late"),
+            expired: counter!(EXPIRED),
+            read_bytes: counter!(READ_BYTES),
+        }
+    }
+
+    pub(crate) fn record(&self, stats: &FetchStats, elapsed: Duration) {
+        self.seconds.record(elapsed.as_secs_f64());
+        self.requested.increment(stats.keys);
+        self.hot.increment(stats.hot_hits);
+        self.warm.increment(stats.warm_hits);
+        self.cold.increment(stats.cold_hits);
+        self.none.increment(stats.not_found);
+        self.late.increment(stats.not_in_time);
+        self.expired.increment(stats.expired);
+        self.read_bytes.increment(stats.bytes_read);
+    }
+}
+
+/// What is counted of one view, likewise.
 pub(crate) struct ViewMetrics {
     by_status: [(Status, Counter); 5],
     age: Histogram,
@@ -166,6 +201,17 @@ pub(crate) fn record_cold_late(keys: usize) {
 
 pub(crate) fn record_cold_error() {
     counter!(COLD_ERRORS).increment(1);
+}
+
+pub(crate) fn record_breaker_opening(dependency: &str) {
+    counter!(BREAKER_OPENINGS, "dependency" => dependency.to_owned()).increment(1);
+}
+
+pub(crate) fn set_breaker_state(dependency: &str, current: BreakerState) {
+    for state in BreakerState::ALL {
+        let value = if state == current { 1.0 } else { 0.0 };
+        gauge!(BREAKER_STATE, "dependency" => dependency.to_owned(), "state" => state.label()).set(value);
+    }
 }
 
 pub(crate) fn record_write(written: &Written) {

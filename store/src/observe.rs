@@ -1,7 +1,10 @@
 //! Figures that nobody counts by the way: they are asked for when somebody looks, and set as gauges.
 
+use std::time::Instant;
+
 use rocksdb::statistics::Ticker;
 
+use crate::hot::HotUsage;
 use crate::metrics;
 use crate::store::Store;
 
@@ -38,7 +41,8 @@ impl Store {
         for (name, ticker) in COUNTS {
             metrics::set_database_count(name, inner.warm.count(ticker));
         }
-        let (entries, bytes) = inner.hot.size();
+        inner.cold.pool.breaker().observe(Instant::now());
+        let HotUsage { entries, bytes, .. } = inner.hot.size();
         let generations = inner.generations.load();
         let cold = generations.all().flat_map(|generation| &generation.cold);
         metrics::set_usage(entries, bytes, cold.map(|part| part.file.resident_bytes()).sum());

@@ -18,6 +18,7 @@ use crate::manifest::{Manifest, ManifestFile};
 use crate::meta::MetaRecord;
 use crate::plan::{View, find_view};
 use crate::prune::prune;
+use crate::shard::Shard;
 use crate::staging;
 use crate::store::Inner;
 use crate::view::TenantId;
@@ -67,6 +68,7 @@ impl Published {
 pub(crate) fn publish(inner: &Inner, dir: &Path) -> Result<Published, Error> {
     let manifest = Manifest::read(dir)?;
     check_view(&inner.views, &manifest, dir)?;
+    check_shard(inner.shard, &manifest).map_err(Error::ChooseGeneration)?;
     let old = MetaRecord::read(&inner.warm, manifest.view_id, manifest.tenant)?;
     if let Some(old) = &old {
         if old.live == manifest {
@@ -147,6 +149,7 @@ pub(crate) fn rollback(inner: &Inner, tenant: TenantId, view: &str) -> Result<Pu
         |what: &str| Error::ChooseGeneration(format!("view {view} of tenant {tenant} has no {what} generation"));
     let old = MetaRecord::read(&inner.warm, id, tenant)?.ok_or_else(|| nothing("live"))?;
     let previous = old.previous.clone().ok_or_else(|| nothing("previous"))?;
+    check_shard(inner.shard, &previous).map_err(Error::ChooseGeneration)?;
     let record = MetaRecord::new(previous, Some(old.live.clone()), Some(&old));
     let before = inner.generations.load_full();
     let pair = before.pair(id, tenant).cloned();
@@ -183,6 +186,19 @@ fn check_view(views: &[Arc<View>], manifest: &Manifest, dir: &Path) -> Result<()
     }
 }
 
+/// A generation of other entities would answer "not found" for those of this store. One that holds more than them will do: it is what a node has
+/// that was divided in two, until the next snapshot.
+pub(crate) fn check_shard(own: Shard, manifest: &Manifest) -> Result<(), String> {
+    let Manifest { generation, view, shard, .. } = manifest;
+    if shard.covers(own) {
+        return Ok(());
+    }
+    let whole = if own.is_whole() { ", which is the whole" } else { "" };
+    Err(format!(
+        "generation {generation} of view {view} was built for shard {shard}, and this store is shard {own}{whole}"
+    ))
+}
+
 /// Numbers only go up: a late retry of an old publish must not replace newer rows, and a number that was used stays used.
 fn check_succession(old: &MetaRecord, new: &Manifest) -> Result<(), Error> {
     let number = new.generation;
@@ -192,7 +208,9 @@ fn check_succession(old: &MetaRecord, new: &Manifest) -> Result<(), Error> {
         Err(Error::ChooseGeneration(format!("generation {number} of view {view}, tenant {tenant}: {reason}")))
     };
     if number == old.live.generation {
-        return refuse("it is live with other content; build again with a newer number".to_string());
+        let reason = "it is live with other content; builds that start in the same second take the same number: \
+                      build again into a new folder, or name a greater number with --generation";
+        return refuse(reason.to_string());
     }
     if old.previous.as_ref().is_some_and(|previous| previous.generation == number) {
         return refuse("it is kept as the previous one; roll back to return to it".to_string());
@@ -261,8 +279,8 @@ fn check_linked(inner: &Inner, manifest: &Manifest, dir: &Path, before: &HashSet
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_rows::{build_points, points, publish_points, view};
-    use crate::{Store, StoreConfig};
+    use crate::test_rows::{build_points, points, points_rows, publish_points, view};
+    use crate::{GenerationWriter, Placement, Store, StoreConfig, WriterLimits};
 
     fn store(folder: &Path) -> Store {
         let config = StoreConfig { path: folder.join("store"), ..StoreConfig::default() };
@@ -330,5 +348,55 @@ mod tests {
         );
         assert_eq!(store.generations(), []);
         assert_eq!(store.0.warm.base_files().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_store_of_one_shard_takes_generations_that_hold_it_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let [whole, half, quarter, other]: [Shard; 4] = {
+            let quarter = Shard::of("ada", 4);
+            let other = (quarter.index() + 1) % 4;
+            [Shard::default(), Shard::of("ada", 2), quarter, format!("{other}/4").parse().unwrap()]
+        };
+        let open = |name: &str, shard: Shard| {
+            let (path, cold_path) = (folder.path().join(name), folder.path().join(format!("{name}-cold")));
+            Store::open(&StoreConfig { path, cold_path, shard, ..StoreConfig::default() }, &[view()])
+        };
+        let build = |generation: u32, shard: Shard| {
+            let dir = folder.path().join(format!("generation-{generation}"));
+            let limits = WriterLimits::default();
+            let writer = GenerationWriter::create(&dir, &view(), TenantId(1), generation, 0, limits).unwrap();
+            let mut writer = writer.shard(shard);
+            writer.append(&points_rows(&["ada"], 0, 1)).unwrap();
+            assert_eq!(writer.finish().unwrap().shard, shard);
+            dir
+        };
+
+        let store = open("store", quarter).unwrap();
+        for (generation, shard) in [(1, whole), (2, half), (3, quarter)] {
+            store.publish(&build(generation, shard)).unwrap();
+            assert_eq!(Manifest::read(&folder.path().join(format!("generation-{generation}"))).unwrap().shard, shard);
+        }
+        store.replace(TenantId(1), "view", Placement::default(), WriterLimits::default()).unwrap();
+        drop(store);
+        let of_other = folder.path().join("generation-4");
+        let mut writer = GenerationWriter::create(&of_other, &view(), TenantId(1), 4, 0, WriterLimits::default())
+            .unwrap()
+            .shard(other);
+        let refused = writer.append(&points_rows(&["ada"], 0, 1)).unwrap_err().to_string();
+        let expected = format!("row 0: entity \"ada\" belongs to shard {quarter}, the generation is for {other}");
+        assert_eq!(refused, expected);
+
+        for shard in [whole, half, other] {
+            let refused = open("store", shard).unwrap_err();
+            assert!(matches!(refused, Error::FixConfig { .. }), "{refused}");
+            let says = format!("node.shard = \"{shard}\": generation 4 of view view was built for shard {quarter}");
+            assert!(refused.to_string().starts_with(&says), "{refused}");
+            let refused = open(&format!("store-{}", shard.count()), shard).unwrap();
+            let refused = refused.publish(&build(9 + shard.count(), quarter)).unwrap_err();
+            assert!(matches!(refused, Error::ChooseGeneration(_)), "{refused}");
+        }
+        let store = open("store", quarter).unwrap();
+        assert_eq!(store.rollback(TenantId(1), "view").unwrap().generation, 3);
     }
 }

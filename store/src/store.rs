@@ -1,13 +1,15 @@
 //! The store itself: opening, fetching, publishing. `fetch` is the request path, whole and in order.
 
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
 use crate::batch::{Batch, EntityRef};
+use crate::breaker::{Breaker, BreakerStatus};
 use crate::cold::ColdFolder;
 use crate::cold::lookup::ColdTier;
 use crate::cold::pool::ColdPool;
@@ -15,6 +17,7 @@ use crate::compact::{self, Compacted};
 use crate::config::StoreConfig;
 use crate::decode::{Moment, decode};
 use crate::erasure::Erasures;
+use crate::faults::{Faults, InjectedFaults, StoreFaults};
 use crate::fetched::{FetchStats, Fetched};
 use crate::generation::{GenerationInfo, Generations};
 use crate::hot::{Hot, HotUsage};
@@ -22,14 +25,17 @@ use crate::live::{self, Live, Write, Written};
 use crate::log::LogLocks;
 use crate::lookup::{Reading, check_bytes, damaged_row, look_up};
 use crate::meta::Records;
+use crate::metrics::FetchMetrics;
 use crate::placement::Placement;
 use crate::plan::{FeatureRef, Plan, View};
 use crate::publish::{self, Published};
 use crate::readers::Readers;
+use crate::shard::Shard;
+use crate::stream::{StreamSpan, Streams};
 use crate::view::{TenantId, ViewConfig, validate_views};
 use crate::warm::Warm;
 use crate::writer::WriterLimits;
-use crate::{Error, files, meta, metrics, replace, staging};
+use crate::{Error, checkpoint, files, meta, replace, restoring, staging};
 
 /// An open store. Clones are handles to the same store; it closes when the last one goes.
 #[derive(Clone)]
@@ -48,6 +54,7 @@ pub(crate) struct Inner {
     /// Replaced whole by each swap; a fetch looks at one table from start to end.
     pub(crate) generations: ArcSwap<Generations>,
     pub(crate) erasures: Erasures,
+    pub(crate) streams: Streams,
     pub(crate) hot: Hot,
     pub(crate) cold_folder: ColdFolder,
     /// See [`meta::name`].
@@ -55,10 +62,14 @@ pub(crate) struct Inner {
     pub(crate) readers: Readers,
     pub(crate) cold: ColdTier,
     pub(crate) cold_budget: Duration,
+    pub(crate) shard: Shard,
+    /// Made by the first fetch, when whoever records has been installed.
+    metrics: OnceLock<FetchMetrics>,
     max_fetch_keys: usize,
     /// Held by whoever changes meta.
     changing_meta: Mutex<()>,
     pub(crate) log_locks: LogLocks,
+    faults: Arc<Faults>,
 }
 
 impl Store {
@@ -72,6 +83,7 @@ impl Store {
         config.validate()?;
         validate_views(views)?;
         files::create_dir(&config.path)?;
+        restoring::check(&config.path)?;
         let warm = Arc::new(Warm::open(config)?);
         staging::clear(warm.path())?;
         staging::settle(warm.path())?;
@@ -80,13 +92,19 @@ impl Store {
         let records = Records::read(&warm)?;
         let name = meta::name(&warm, &records)?;
         let cold_folder = ColdFolder::open(&config.cold_path, &name)?;
+        meta::recover_shard(config.shard, &records.generations)?;
+        checkpoint::clear(warm.path(), &cold_folder)?;
         let generations = meta::recover(&warm, &cold_folder, &views, records.generations)?;
         let (live, stored_schemas) = Live::open(&warm, config.live_filter_mib)?;
         meta::recover_schemas(&warm, &views, &records.schemas, &stored_schemas)?;
         let thread = |error| Error::disk("start a thread for", &config.path)(error);
         let hot = Hot::start(config, views.len()).map_err(thread)?;
+        let faults = Arc::<Faults>::default();
+        let seed = RandomState::new().hash_one("cold");
+        let breaker = Breaker::new("cold", config.cold_breaker(), seed);
         let cold = ColdTier {
-            pool: ColdPool::start(config.cold_threads, config.cold_queue).map_err(thread)?,
+            pool: ColdPool::start(config.cold_threads, config.cold_queue, breaker, Arc::clone(&faults))
+                .map_err(thread)?,
             hot: hot.shards(),
             active: Arc::default(),
         };
@@ -94,17 +112,21 @@ impl Store {
             live,
             generations: ArcSwap::from_pointee(generations),
             erasures: Erasures::new(records.erasures),
+            streams: Streams::new(records.streams),
             hot,
             cold_folder,
             name,
             readers: Readers::start(config.read_threads).map_err(std::io::Error::other).map_err(thread)?,
             cold,
             cold_budget: Duration::from_millis(config.cold_budget_ms),
+            shard: config.shard,
+            metrics: OnceLock::new(),
             max_fetch_keys: config.max_fetch_keys,
             changing_meta: Mutex::new(()),
             views,
             warm,
             log_locks: LogLocks::default(),
+            faults,
         })))
     }
 
@@ -128,6 +150,7 @@ impl Store {
     pub fn fetch(&self, plan: &Plan, entities: &[EntityRef<'_>], now_ms: i64) -> Result<Fetched, Error> {
         let started = Instant::now();
         let inner = &*self.0;
+        inner.faults.before_fetch();
         let mut stats = FetchStats { keys: inner.check_size(plan, entities.len())?, ..FetchStats::default() };
         // The order matters. A row that is hot is never older than `read_at`; a live row that the filter or the snapshot does not show any
         // more was pruned, and then the table read after them names the generations that cover it.
@@ -151,7 +174,7 @@ impl Store {
             planned.view.metrics().record(&view, now_ms);
             views.push(view);
         }
-        metrics::record_fetch(&stats, started.elapsed());
+        inner.metrics.get_or_init(FetchMetrics::new).record(&stats, started.elapsed());
         Ok(Fetched { views, stats })
     }
 
@@ -167,7 +190,33 @@ impl Store {
     /// [`Error::FreeSpace`] or [`Error::RestartStore`] when the disk does not take them: whether they will be there after a restart is then
     /// unknown, and until the error's advice is followed all further writes are refused in the same way.
     pub fn write(&self, writes: &[Write<'_>], now_ms: i64) -> Result<Written, Error> {
-        live::write(&self.0, writes, now_ms)
+        let written = live::write(&self.0, writes, None, now_ms)?;
+        Ok(written.into_iter().fold(Written::default(), Written::add))
+    }
+
+    /// The same, and tells what each of the writes did, in their order: what several callers wrote together can be told to each of them.
+    ///
+    /// # Errors
+    /// Those of [`write`](Store::write).
+    pub fn write_each(&self, writes: &[Write<'_>], now_ms: i64) -> Result<Vec<Written>, Error> {
+        live::write(&self.0, writes, None, now_ms)
+    }
+
+    /// [`write`](Store::write) of what a part of a stream of changes brought, with the stream's new position in the same step: after a crash
+    /// either the rows are there and the stream stands behind them, or neither. A part without rows moves the position alone.
+    ///
+    /// # Errors
+    /// Those of `write`; [`Error::FixRequest`] too when the stream stands elsewhere than where the part begins, which says that somebody
+    /// else has written from it meanwhile.
+    pub fn write_from(&self, span: &StreamSpan<'_>, writes: &[Write<'_>], now_ms: i64) -> Result<Written, Error> {
+        let written = live::write(&self.0, writes, Some(span), now_ms)?;
+        Ok(written.into_iter().fold(Written::default(), Written::add))
+    }
+
+    /// Where a stream of changes stands: the position behind the last message of which the rows are in the store. None of a stream that nothing
+    /// was written from.
+    pub fn stream_position(&self, stream: &str) -> Option<u64> {
+        self.0.streams.position(stream)
     }
 
     /// Forgets an entity in all views of its tenant: every row and live row with an event time up to `now_ms` (Unix milliseconds UTC) is
@@ -247,14 +296,29 @@ impl Store {
         self.0.hot.usage()
     }
 
-    fn lock(&self) -> MutexGuard<'_, ()> {
+    /// The breaker over the cold tier: while it is open, what lies there is answered "not in time" at once.
+    pub fn cold_breaker(&self) -> BreakerStatus {
+        self.0.cold.pool.breaker().status(Instant::now())
+    }
+
+    /// Gives the store faults on purpose, in place of those that it had; the default is none. A test instrument.
+    pub fn set_faults(&self, faults: StoreFaults) {
+        self.0.faults.set(faults);
+    }
+
+    /// How often the faults on purpose struck since the store was opened.
+    pub fn injected_faults(&self) -> InjectedFaults {
+        self.0.faults.injected()
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, ()> {
         // The lock guards no data that a panic could have left half changed: meta is written whole.
         self.0.changing_meta.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Inner {
-    fn check_size(&self, plan: &Plan, entities: usize) -> Result<u64, Error> {
+    pub(crate) fn check_size(&self, plan: &Plan, entities: usize) -> Result<u64, Error> {
         let keys = entities.saturating_mul(plan.views.len());
         if keys > self.max_fetch_keys {
             return Err(Error::FixRequest(format!(

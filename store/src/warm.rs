@@ -8,6 +8,7 @@ mod failure;
 mod options;
 mod snapshot;
 
+use std::collections::HashMap;
 use std::fs;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -48,16 +49,31 @@ pub(crate) struct Warm {
 /// One entry of the meta family.
 pub(crate) type KeyAndValue = (Box<[u8]>, Box<[u8]>);
 
+/// What holds however the database is opened.
+fn database_options() -> Options {
+    let mut options = Options::default();
+    // A torn last record is what a crash leaves; any other damage in the log must not pass for an older state.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options
+}
+
+fn families(cache: &Cache, config: &StoreConfig) -> [ColumnFamilyDescriptor; 4] {
+    [
+        ColumnFamilyDescriptor::new(BASE, base_options(Some(cache))),
+        ColumnFamilyDescriptor::new(LIVE, live_options(cache, config)),
+        ColumnFamilyDescriptor::new(META, Options::default()),
+        ColumnFamilyDescriptor::new(LOG, log_options(cache)),
+    ]
+}
+
 impl Warm {
     pub(crate) fn open(config: &StoreConfig) -> Result<Warm, Error> {
         let path = &config.path;
-        let mut options = Options::default();
+        let mut options = database_options();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         options.enable_statistics();
         options.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
-        // A torn last record is what a crash leaves; any other damage in the log must not pass for an older state.
-        options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
         // All files stay open: only then are their properties, which hold the number of entities, known after a restart.
         options.set_max_open_files(-1);
         // At the level of information RocksDB writes keys into its log file, and a key is a user's name.
@@ -65,16 +81,8 @@ impl Warm {
         options.set_keep_log_file_num(4);
         options.set_max_log_file_size(4 << 20);
         let cache = Cache::new_hyper_clock_cache((config.block_cache_mib as usize) << 20, 0);
-        let families = || {
-            [
-                ColumnFamilyDescriptor::new(BASE, base_options(Some(&cache))),
-                ColumnFamilyDescriptor::new(LIVE, live_options(&cache, config)),
-                ColumnFamilyDescriptor::new(META, Options::default()),
-                ColumnFamilyDescriptor::new(LOG, log_options(&cache)),
-            ]
-        };
         wal::check_logs(path)?;
-        let open = || DB::open_cf_descriptors(&options, path, families());
+        let open = || DB::open_cf_descriptors(&options, path, families(&cache, config));
         let mut opened = open();
         if let Some(missing) = opened.as_ref().err().and_then(missing_file)
             && let Some(db) = staging::put_back(path, missing, || open().ok())?
@@ -90,6 +98,17 @@ impl Warm {
         let warm = Warm { db, path: path.clone(), options };
         warm.clear_options()?;
         Ok(warm)
+    }
+
+    /// Opens the database of a closed store so that nothing is written, not even what the logs hold.
+    pub(crate) fn open_to_look(config: &StoreConfig) -> Result<Warm, Error> {
+        let path = &config.path;
+        let mut options = database_options();
+        options.set_max_open_files(-1);
+        let cache = Cache::new_hyper_clock_cache((config.block_cache_mib as usize) << 20, 0);
+        let opened = DB::open_cf_descriptors_read_only(&options, path, families(&cache, config), false);
+        let db = opened.map_err(|error| Error::damaged(path, error.into_string()))?;
+        Ok(Warm { db, path: path.clone(), options })
     }
 
     /// Removes the descriptions of its options that RocksDB was writing when it died: of all its unfinished files it keeps only these.
@@ -173,6 +192,14 @@ impl Warm {
         Ok(entries.map(|entry| self.readable(entry)))
     }
 
+    /// The family of each table that the database names, by the table's name.
+    pub(crate) fn family_files(&self) -> Result<HashMap<String, String>, Error> {
+        let files = self.db.live_files().map_err(disk("list", &self.path))?;
+        let named =
+            files.into_iter().map(|file| (file.name.trim_start_matches('/').to_string(), file.column_family_name));
+        Ok(named.collect())
+    }
+
     /// One of RocksDB's figures; where it is one of a family, the sum over all families.
     pub(crate) fn property(&self, name: &str) -> u64 {
         let of_all = ["rocksdb.block-cache", "rocksdb.num-running", "rocksdb.is-write"];
@@ -187,6 +214,22 @@ impl Warm {
         }
         let families = [BASE, LIVE, META, LOG].into_iter().filter_map(|family| self.db.cf_handle(family));
         families.map(|family| read(self.db.property_int_value_cf(family, name))).sum()
+    }
+
+    /// How many keys have live rows, by RocksDB's estimate.
+    pub(crate) fn live_keys(&self) -> u64 {
+        self.estimated_keys(LIVE)
+    }
+
+    /// How many rows all logs have, by RocksDB's estimate.
+    pub(crate) fn log_rows(&self) -> u64 {
+        self.estimated_keys(LOG)
+    }
+
+    fn estimated_keys(&self, family: &str) -> u64 {
+        let family = self.db.cf_handle(family);
+        let estimate = family.map(|family| self.db.property_int_value_cf(family, "rocksdb.estimate-num-keys"));
+        estimate.and_then(|estimate| estimate.ok().flatten()).unwrap_or(0)
     }
 
     /// One of RocksDB's counts since the start.

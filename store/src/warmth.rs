@@ -5,10 +5,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::Error;
-use crate::batch::NO_GENERATION;
+use crate::batch::{Batch, EntityRef, NO_GENERATION};
 use crate::carry::make_hot;
 use crate::hot_set::{HotSetEntry, read_hot_set, write_hot_set};
 use crate::key::{self, GenerationId, PREFIX_BYTES};
+use crate::lookup::look_up_hot;
+use crate::plan::Plan;
 use crate::store::{Inner, Store};
 
 /// Keys read at a time.
@@ -79,6 +81,23 @@ impl Store {
         imported.complete = true;
         Ok(imported)
     }
+
+    /// Of each entity, whether the hot tier holds all that there is to know of it in the plan's views, absences included: whether asking for it
+    /// costs no read. Rows that a fetch has just handed over count once [`hot_usage`](Store::hot_usage) has waited for them.
+    ///
+    /// # Errors
+    /// [`Error::FixRequest`] for more than `max_fetch_keys` keys.
+    pub fn are_hot(&self, plan: &Plan, entities: &[EntityRef<'_>]) -> Result<Vec<bool>, Error> {
+        let inner = &*self.0;
+        inner.check_size(plan, entities.len())?;
+        let live = inner.generations.load();
+        let batch = Batch::new(plan, entities, &live);
+        let mut held = vec![0; batch.unique];
+        for (position, row) in look_up_hot(&batch, &inner.hot) {
+            held[position % batch.unique] += usize::from(row.is_some());
+        }
+        Ok(batch.positions.iter().map(|&entity| held[entity as usize] == plan.views.len()).collect())
+    }
 }
 
 /// Makes keys of one view and tenant hot.
@@ -135,6 +154,17 @@ mod tests {
         store.erase(TenantId(2), "ada", 0).unwrap();
         points(&store, 2);
         assert_eq!(store.export_hot_set(&path).unwrap(), 3, "whoever is erased is not named");
+
+        let plan = store.compile(&[crate::FeatureRef::parse("view:points").unwrap()]).unwrap();
+        let hot = |asked: &[&str]| {
+            let asked: Vec<_> = asked.iter().map(|entity| EntityRef { tenant: TenantId(1), entity }).collect();
+            store.hot_usage();
+            store.are_hot(&plan, &asked).unwrap()
+        };
+        assert_eq!(hot(&["ada", "nobody", "bob", "ada", ""]), [true, false, true, true, false]);
+        store.fetch(&plan, &[EntityRef { tenant: TenantId(1), entity: "nobody" }], 0).unwrap();
+        assert_eq!(hot(&["nobody"]), [true], "that there is nobody is known too");
+
         let missing = store.import_hot_set(&folder.path().join("none"), soon()).unwrap_err();
         assert!(matches!(missing, Error::CheckDisk { .. }));
     }

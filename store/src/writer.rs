@@ -14,10 +14,11 @@ use arrow::array::{Array, RecordBatch, StringArray};
 use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
 
 use crate::encode::{ElementKeys, EncodedRows, RowColumns, Unencodable};
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, ManifestSources};
 use crate::merge::Group;
 use crate::placement::Placement;
 use crate::schema::RowSchema;
+use crate::shard::Shard;
 use crate::view::{TenantId, ViewConfig, ViewKind, check_columns};
 use crate::{Error, cold, key};
 
@@ -103,8 +104,10 @@ impl GenerationWriter {
             GenerationWriter::create(dir, &from.view_config(), from.tenant, generation, from.as_of_ms, limits)?;
         // What stands in no configuration any more: the order of former names, and counts of what was left out once.
         writer.manifest.schema = from.schema.clone();
+        writer.manifest.shard = from.shard;
         writer.manifest.duplicates_dropped = from.duplicates_dropped;
         writer.manifest.beyond_n_dropped = from.beyond_n_dropped;
+        writer.manifest.sources = from.sources.clone();
         Ok(writer)
     }
 
@@ -122,6 +125,20 @@ impl GenerationWriter {
     #[must_use]
     pub fn place(mut self, placement: Placement) -> GenerationWriter {
         self.placement = placement;
+        self
+    }
+
+    /// Builds for one part of all entities; rows of others are refused. Without this the generation is for the whole.
+    #[must_use]
+    pub fn shard(mut self, shard: Shard) -> GenerationWriter {
+        self.manifest.shard = shard;
+        self
+    }
+
+    /// Notes in the manifest what the rows come from.
+    #[must_use]
+    pub fn built_from(mut self, sources: ManifestSources) -> GenerationWriter {
+        self.manifest.sources = Some(sources);
         self
     }
 
@@ -224,6 +241,13 @@ impl GenerationWriter {
             return Ok(());
         }
         key::check_entity(entity).map_err(|reason| Error::FixInput(format!("row {row}: {reason}")))?;
+        let shard = self.manifest.shard;
+        if !shard.holds(entity) {
+            let right = Shard::of(entity, shard.count());
+            let message =
+                format!("row {row}: entity {entity:?} belongs to shard {right}, the generation is for {shard}");
+            return Err(Error::FixInput(message));
+        }
         if order.is_lt() {
             return Err(Error::FixInput(format!(
                 "row {row}: entity {entity:?} after {:?}, rows must be sorted by entity",

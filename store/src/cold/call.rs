@@ -7,7 +7,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::Error;
+use crate::breaker::Pass;
 use crate::cold::file::ColdReads;
+use crate::cold::watch::Watch;
 
 /// The values of a job's keys, in their order; `None` for those that the file does not hold.
 pub(crate) type Values = Vec<Option<Arc<[u8]>>>;
@@ -47,16 +49,20 @@ pub(crate) struct Task {
     pub(crate) work: Work,
     pub(crate) index: usize,
     pub(crate) deadline: Instant,
+    /// By which the breaker let its fetch through.
+    pub(crate) pass: Pass,
     pub(crate) call: Arc<Call>,
 }
 
 impl Task {
-    /// Does the work and answers. A panic of the work is an answer too; one of the closure for late answers goes on to the caller.
-    pub(crate) fn run(self) {
+    /// Does the work on one of the pool's threads and answers. A panic of the work is an answer too; one of the closure for late answers goes on to the caller.
+    pub(crate) fn run(self, watch: &Watch, thread: usize) {
         let Work { path, keys, read } = self.work;
         let mut reads = ColdReads::default();
-        let values = catch_unwind(AssertUnwindSafe(|| read(&keys, &mut reads)));
-        let values = values.unwrap_or_else(|_| Err(Error::damaged(&path, "reading it panicked")));
+        let values = watch.read(thread, self.pass, &path, || {
+            let values = catch_unwind(AssertUnwindSafe(|| read(&keys, &mut reads)));
+            values.unwrap_or_else(|_| Err(Error::damaged(&path, "reading it panicked")))
+        });
         self.call.answer(self.index, ColdAnswer { keys, values, reads });
     }
 }
@@ -83,11 +89,14 @@ impl Call {
         Call { gathered, complete: Condvar::new(), late }
     }
 
-    /// Says that nobody will do a job.
+    /// Says that nobody will do a job. A fetch that has gone on knows it as late.
     pub(crate) fn refuse(&self, index: usize) {
         let mut gathered = self.lock();
+        if !gathered.waiting {
+            return;
+        }
         gathered.outcomes[index] = ColdOutcome::Refused;
-        gathered.outstanding -= 1;
+        self.count(&mut gathered);
     }
 
     /// Exactly one of the two gets an answer: the fetch, or the closure.
@@ -98,6 +107,10 @@ impl Call {
             return (self.late)(index, answer);
         }
         gathered.outcomes[index] = ColdOutcome::Read(answer);
+        self.count(&mut gathered);
+    }
+
+    fn count(&self, gathered: &mut Gathered) {
         gathered.outstanding -= 1;
         if gathered.outstanding == 0 {
             self.complete.notify_one();

@@ -1,7 +1,8 @@
 //! Threads of their own for reading cold files, so that a fetch waits for a slow disk as long as it wants to and no longer.
 //!
 //! A fetch hands over jobs and a deadline. It gets back what was read by then; what is read later goes to a closure, which can put it
-//! where the next fetch finds it. Handing over never waits: the queue is bounded, and jobs that find no room are refused at once.
+//! where the next fetch finds it. Handing over never waits: the queue is bounded, and jobs that find no room are refused at once. So are all
+//! jobs while the breaker is open, but one when it wants a trial: a disk that hangs holds these threads and nobody else.
 
 use std::io;
 use std::iter;
@@ -10,9 +11,12 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
+use crate::breaker::Breaker;
 use crate::cold::call::{Call, ColdAnswer, ColdOutcome, Late, Read, Task, Work};
 use crate::cold::file::ColdFile;
 use crate::cold::queue::SharedQueue;
+use crate::cold::watch::Watch;
+use crate::faults::Faults;
 
 /// Keys that one job reads, when [`ColdJob::split`] makes it. A job answers as a whole: with 8 seeks of about 10 ms on a disk that turns
 /// it answers within a tenth of a second, and what a deadline cuts off is never much.
@@ -39,16 +43,25 @@ impl ColdJob {
 /// The threads and their queue. Dropping it forgets what is queued and waits for the reads that have begun.
 pub(crate) struct ColdPool {
     queue: Arc<SharedQueue>,
+    watch: Arc<Watch>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl ColdPool {
     /// Starts the threads. `max_queued`, at least 1, is in jobs, beside those being read. Fails when a thread cannot be started.
-    pub(crate) fn start(threads: usize, max_queued: usize) -> io::Result<ColdPool> {
-        let mut pool = ColdPool { queue: Arc::new(SharedQueue::new(max_queued)), threads: Vec::new() };
-        for _ in 0..threads {
-            let queue = Arc::clone(&pool.queue);
-            pool.threads.push(thread::Builder::new().name("larder-cold".into()).spawn(move || work(&queue))?);
+    pub(crate) fn start(
+        threads: usize,
+        max_queued: usize,
+        breaker: Breaker,
+        faults: Arc<Faults>,
+    ) -> io::Result<ColdPool> {
+        let queue = Arc::new(SharedQueue::new(max_queued));
+        let watch = Arc::new(Watch::new(threads, Arc::clone(&queue), breaker, faults));
+        let mut pool = ColdPool { queue, watch, threads: Vec::new() };
+        for number in 0..threads {
+            let (queue, watch) = (Arc::clone(&pool.queue), Arc::clone(&pool.watch));
+            let work = move || work(&queue, &watch, number);
+            pool.threads.push(thread::Builder::new().name("larder-cold".into()).spawn(work)?);
         }
         Ok(pool)
     }
@@ -71,15 +84,31 @@ impl ColdPool {
         self.run(jobs.into_iter().map(work).collect(), deadline, Box::new(late))
     }
 
-    fn run(&self, work: Vec<Work>, deadline: Instant, late: Late) -> Vec<ColdOutcome> {
-        let waiting = Instant::now() < deadline;
-        let call = Arc::new(Call::new(work.len(), waiting, late));
+    /// The breaker over the cold tier.
+    pub(crate) fn breaker(&self) -> &Breaker {
+        &self.watch.breaker
+    }
+
+    fn run(&self, mut work: Vec<Work>, deadline: Instant, late: Late) -> Vec<ColdOutcome> {
+        let (jobs, now) = (work.len(), Instant::now());
+        let refused = |jobs| iter::repeat_with(|| ColdOutcome::Refused).take(jobs);
+        if jobs == 0 {
+            return Vec::new();
+        }
+        let Ok(pass) = self.watch.breaker.ask(now) else { return refused(jobs).collect() };
+        if pass.is_trial() {
+            work.truncate(1);
+        }
+        let call = Arc::new(Call::new(work.len(), now < deadline, late));
         let tasks = work.into_iter().enumerate();
-        let tasks = tasks.map(|(index, work)| Task { work, index, deadline, call: Arc::clone(&call) });
+        let tasks = tasks.map(|(index, work)| Task { work, index, deadline, pass, call: Arc::clone(&call) });
         for index in self.queue.submit(tasks) {
             call.refuse(index);
         }
-        call.wait_until(deadline)
+        let mut outcomes = call.wait_until(deadline);
+        self.watch.fetch_ended(pass, &outcomes, Instant::now());
+        outcomes.extend(refused(jobs - outcomes.len()));
+        outcomes
     }
 }
 
@@ -95,9 +124,9 @@ impl Drop for ColdPool {
 }
 
 /// What each thread does until the queue is closed. A task that panics, or the closure it calls, ends with itself.
-fn work(queue: &SharedQueue) {
+fn work(queue: &SharedQueue, watch: &Watch, thread: usize) {
     while let Some(task) = queue.next() {
-        let _ = catch_unwind(AssertUnwindSafe(|| task.run()));
+        let _ = catch_unwind(AssertUnwindSafe(|| task.run(watch, thread)));
     }
 }
 
@@ -105,6 +134,7 @@ fn work(queue: &SharedQueue) {
 mod tests {
     use super::*;
     use crate::Error;
+    use crate::breaker::{BreakerConfig, BreakerState};
     use crate::cold::call::Values;
     use crate::cold::test_files::{SMALL, rows, write};
     use std::sync::mpsc::{Receiver, Sender, channel};
@@ -112,6 +142,15 @@ mod tests {
 
     /// Long enough never to pass in a test that does not hang.
     const FAR: Duration = Duration::from_secs(60);
+
+    fn pool(threads: usize, max_queued: usize) -> ColdPool {
+        // Of failures on purpose there are many here.
+        breaking(threads, max_queued, BreakerConfig { failures: 1000, ..BreakerConfig::default() })
+    }
+
+    fn breaking(threads: usize, max_queued: usize, config: BreakerConfig) -> ColdPool {
+        ColdPool::start(threads, max_queued, Breaker::new("cold", config, 0), Arc::default()).unwrap()
+    }
 
     fn job(name: &str, read: impl FnOnce() -> Result<Values, Error> + Send + 'static) -> Work {
         Work { path: name.into(), keys: vec![name.into()], read: Box::new(move |_, _| read()) }
@@ -146,7 +185,7 @@ mod tests {
         let keys = rows.keys().map(|entity| entity.as_str().into()).chain(["zzz".into()]).collect();
         let jobs: Vec<ColdJob> = ColdJob::split(&file, keys).collect();
         assert_eq!(jobs.len(), 101usize.div_ceil(KEYS_PER_JOB));
-        let pool = ColdPool::start(2, 100).unwrap();
+        let pool = pool(2, 100);
         let outcomes = pool.read(jobs, Instant::now() + FAR, |_, _| panic!("late"));
         let (mut expected, mut preads) = (rows.values(), 0);
         for outcome in outcomes {
@@ -162,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_fetch_goes_on_at_its_deadline_and_what_is_read_later_goes_to_the_closure() {
-        let pool = ColdPool::start(1, 10).unwrap();
+        let pool = pool(1, 10);
         let (slow, has_begun, let_go) = blocked("slow");
         let (late, receiver) = late();
         let outcomes = pool.run(vec![slow], Instant::now() + Duration::from_millis(20), late);
@@ -176,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_deadline_in_the_past_waits_for_nothing_and_still_reads() {
-        let pool = ColdPool::start(1, 10).unwrap();
+        let pool = pool(1, 10);
         let (late, receiver) = late();
         let outcomes = pool.run(vec![job("a", || Ok(vec![None]))], Instant::now(), late);
         // The thread may have been quicker than this one.
@@ -189,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_refuses_at_once() {
-        let pool = ColdPool::start(1, 1).unwrap();
+        let pool = pool(1, 1);
         let (slow, has_begun, let_go) = blocked("slow");
         thread::scope(|scope| {
             let first = scope.spawn(|| pool.run(vec![slow], Instant::now() + FAR, never()));
@@ -210,7 +249,7 @@ mod tests {
 
     #[test]
     fn an_error_and_a_panic_concern_their_own_job_and_the_threads_live_on() {
-        let pool = ColdPool::start(1, 10).unwrap();
+        let pool = pool(1, 10);
         for _ in 0..3 {
             let jobs = vec![
                 job("bad", || Err(Error::FixRequest("bad".into()))),
@@ -240,7 +279,7 @@ mod tests {
 
     #[test]
     fn dropping_the_pool_forgets_what_is_queued() {
-        let pool = ColdPool::start(1, 10).unwrap();
+        let pool = pool(1, 10);
         let (slow, has_begun, let_go) = blocked("slow");
         let (late, receiver) = late();
         pool.run(vec![slow, job("queued", || Ok(vec![None]))], Instant::now(), late);
@@ -251,5 +290,82 @@ mod tests {
         let_go.send(()).unwrap();
         drop(pool);
         assert_eq!(receiver.iter().collect::<Vec<_>>(), [(0, "slow".into())]);
+    }
+
+    fn bad() -> Work {
+        job("bad", || Err(Error::FixRequest("bad".into())))
+    }
+
+    fn good() -> Work {
+        job("good", || Ok(vec![None]))
+    }
+
+    #[test]
+    fn failed_reads_open_the_breaker_and_one_trial_closes_it() {
+        let open = Duration::from_millis(20);
+        let pool = breaking(1, 10, BreakerConfig { failures: 2, open, max_open: open, ..BreakerConfig::default() });
+        for _ in 0..2 {
+            assert_eq!(pool.breaker().status(Instant::now()).state, BreakerState::Closed);
+            pool.run(vec![bad()], Instant::now() + FAR, never());
+        }
+        assert_eq!(pool.breaker().status(Instant::now()).failures, 2);
+        // Open until the trial is due; then the first of the jobs is it.
+        let outcomes = loop {
+            let outcomes = pool.run(vec![good(), good(), good()], Instant::now() + FAR, never());
+            if !matches!(outcomes[..], [ColdOutcome::Refused, ColdOutcome::Refused, ColdOutcome::Refused]) {
+                break outcomes;
+            }
+            thread::yield_now();
+        };
+        assert!(matches!(outcomes[..], [ColdOutcome::Read(_), ColdOutcome::Refused, ColdOutcome::Refused]));
+        assert_eq!(pool.breaker().status(Instant::now()).state, BreakerState::Closed);
+        let outcomes = pool.run(vec![good(), good()], Instant::now() + FAR, never());
+        assert!(matches!(outcomes[..], [ColdOutcome::Read(_), ColdOutcome::Read(_)]));
+    }
+
+    #[test]
+    fn a_disk_that_hangs_opens_it_and_then_nobody_waits_or_queues() {
+        let config = BreakerConfig { timeout: Duration::from_millis(30), ..BreakerConfig::default() };
+        let pool = breaking(1, 100, config);
+        let (slow, has_begun, let_go) = blocked("hangs");
+        let (late, _receiver) = late();
+        pool.run(vec![slow], Instant::now(), late);
+        has_begun.recv().unwrap();
+        let mut fetches = 0;
+        while pool.breaker().status(Instant::now()).state == BreakerState::Closed {
+            let outcomes = pool.run(vec![good()], Instant::now() + Duration::from_millis(5), Box::new(|_, _| ()));
+            assert!(matches!(outcomes[..], [ColdOutcome::NotInTime | ColdOutcome::Refused]));
+            fetches += 1;
+            assert!(fetches < 1000, "the breaker stays closed");
+        }
+        assert!(fetches >= 5);
+        assert_eq!(pool.queue.len(), 0, "what waited for the disk is forgotten");
+        let outcomes = pool.run(vec![good()], Instant::now() + FAR, never());
+        assert!(matches!(outcomes[..], [ColdOutcome::Refused]), "at once");
+        let_go.send(()).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_page_is_no_failure_of_the_disk() {
+        let pool = breaking(1, 10, BreakerConfig { failures: 1, ..BreakerConfig::default() });
+        let damaged = job("damaged", || Err(Error::damaged("a page".as_ref(), "a test")));
+        let outcomes = pool.run(vec![damaged, good()], Instant::now() + FAR, never());
+        assert!(matches!(outcomes[..], [ColdOutcome::Read(_), ColdOutcome::Read(_)]));
+        assert_eq!(pool.breaker().status(Instant::now()).failures, 0);
+    }
+
+    #[test]
+    fn a_disk_that_is_slow_and_works_is_no_failure() {
+        let pool = breaking(1, 10, BreakerConfig { failures: 1, ..BreakerConfig::default() });
+        for _ in 0..3 {
+            let (slow, has_begun, let_go) = blocked("slow");
+            let (late, receiver) = late();
+            let outcomes = pool.run(vec![slow], Instant::now() + Duration::from_millis(1), late);
+            assert!(matches!(outcomes[..], [ColdOutcome::NotInTime]));
+            has_begun.recv().unwrap();
+            let_go.send(()).unwrap();
+            assert_eq!(receiver.recv().unwrap(), (0, "slow".into()));
+        }
+        assert_eq!(pool.breaker().status(Instant::now()).state, BreakerState::Closed);
     }
 }

@@ -46,6 +46,11 @@ impl SharedQueue {
         mem::take(&mut queue.tasks)
     }
 
+    /// Takes out everything that waits.
+    pub(crate) fn clear(&self) -> VecDeque<Task> {
+        mem::take(&mut self.lock().tasks)
+    }
+
     /// Waits for the next task; `None` once the queue is closed.
     pub(crate) fn next(&self) -> Option<Task> {
         let mut queue = self.lock();
@@ -107,13 +112,15 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::breaker::{Breaker, BreakerConfig};
     use crate::cold::call::{Call, Work};
     use std::sync::Arc;
     use std::time::Duration;
 
     fn task(name: &str, deadline: Instant) -> Task {
         let work = Work { path: name.into(), keys: Vec::new(), read: Box::new(|_, _| Ok(Vec::new())) };
-        Task { work, index: 0, deadline, call: Arc::new(Call::new(1, true, Box::new(|_, _| ()))) }
+        let pass = Breaker::new("test", BreakerConfig::default(), 0).ask(deadline).unwrap();
+        Task { work, index: 0, deadline, pass, call: Arc::new(Call::new(1, true, Box::new(|_, _| ()))) }
     }
 
     #[test]

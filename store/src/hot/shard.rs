@@ -87,6 +87,12 @@ impl Shard {
         }
     }
 
+    /// What is held about a key. Unlike a look-up it is no use of the row: what may stay is decided as if nobody had looked.
+    pub(crate) fn peek(&self, key: &[u8], key_hash: u64) -> Option<HotRow> {
+        let table = self.read();
+        table.find(slot(generation(key), key_hash), |held| held.row.key() == key).map(|held| held.row.clone())
+    }
+
     /// Looks up those of `keys` whose numbers are `wanted`, and puts what is held about them in the same places of `found`.
     pub(crate) fn get_all(&self, keys: &[HashedKey<'_>], wanted: &[u32], found: &mut [Option<HotRow>]) {
         for wanted in wanted.chunks(KEYS_AT_ONCE) {

@@ -4,8 +4,8 @@
 //! The order of steps is the guarantee. The filter learns of a key before the commit, so no fetch that could see the row skips the live family;
 //! the hot tier is told after the commit and before the acknowledgement, so no fetch that starts afterwards gets what was known before.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use arrow::array::{Array, AsArray, RecordBatch, StringArray, TimestampMillisecondArray};
 use arrow::datatypes::TimestampMillisecondType;
@@ -14,12 +14,14 @@ use rocksdb::WriteBatch;
 use crate::delta::{Change, Delta};
 use crate::encode::{ElementKeys, EncodedRows, RowColumns};
 use crate::key;
+use crate::live::late::{self, Noted};
 use crate::live::{Touched, tell_hot};
 use crate::plan::{View, find_view};
 use crate::store::Inner;
+use crate::stream::{self, StreamSpan};
 use crate::view::{TenantId, check_columns};
 use crate::writer::MAX_ROW_BYTES;
-use crate::{Error, metrics};
+use crate::{Error, meta, metrics};
 
 /// Most rows of one call.
 pub const MAX_WRITE_ROWS: usize = 65_536;
@@ -70,12 +72,49 @@ pub struct Written {
     pub rows: u64,
     /// Deletions stored.
     pub deletions: u64,
+    /// Of these rows and deletions: how many came late and change nothing, because something newer of their entity (in a history, of their
+    /// element) was there before. Rows that lie cold are not looked at for this.
+    pub late: u64,
     /// Rows and deletions left out, because their entity was erased at or after their event time.
     pub erased: u64,
 }
 
-/// See [`Store::write`](crate::Store::write).
-pub(crate) fn write(inner: &Inner, writes: &[Write<'_>], now_ms: i64) -> Result<Written, Error> {
+impl Written {
+    /// Takes in what another write did.
+    pub(crate) fn add(self, other: Written) -> Written {
+        Written {
+            rows: self.rows + other.rows,
+            deletions: self.deletions + other.deletions,
+            late: self.late + other.late,
+            erased: self.erased + other.erased,
+        }
+    }
+}
+
+/// See [`Store::write_each`](crate::Store::write_each) and [`Store::write_from`](crate::Store::write_from).
+pub(crate) fn write(
+    inner: &Inner,
+    writes: &[Write<'_>],
+    span: Option<&StreamSpan<'_>>,
+    now_ms: i64,
+) -> Result<Vec<Written>, Error> {
+    let Some(span) = span else { return commit(inner, writes, None, now_ms) };
+    let stream = inner.streams.stream(span)?;
+    // Held until the rows are on disk.
+    let mut position = stream.lock().unwrap_or_else(PoisonError::into_inner);
+    stream::check(span, *position)?;
+    let written = commit(inner, writes, Some(span), now_ms)?;
+    *position = Some(span.to);
+    Ok(written)
+}
+
+/// Writes rows, and the position of the stream that they came from.
+fn commit(
+    inner: &Inner,
+    writes: &[Write<'_>],
+    span: Option<&StreamSpan<'_>>,
+    now_ms: i64,
+) -> Result<Vec<Written>, Error> {
     let rows: usize = writes.iter().map(|write| write.rows.num_rows()).sum();
     if rows > MAX_WRITE_ROWS {
         let message = format!("{rows} rows, one write takes at most {MAX_WRITE_ROWS}: write in parts");
@@ -87,22 +126,40 @@ pub(crate) fn write(inner: &Inner, writes: &[Write<'_>], now_ms: i64) -> Result<
         now_ms,
         batch: WriteBatch::default(),
         touched: Vec::new(),
+        noted: Vec::new(),
         operand: Vec::new(),
-        written: Written::default(),
+        written: Vec::with_capacity(writes.len()),
     };
     for write in writes {
+        gathering.written.push(Written::default());
         gathering.add(write)?;
     }
-    let Gathering { batch, touched, written, .. } = gathering;
-    if touched.is_empty() {
-        metrics::record_write(&written);
+    let Gathering { mut batch, touched, noted, mut written, .. } = gathering;
+    if let Some(span) = span {
+        meta::put_stream(&inner.warm, &mut batch, span.stream, span.to)?;
+    }
+    if batch.is_empty() {
+        written.iter().for_each(metrics::record_write);
         return Ok(written);
     }
+    let (filter, table) = (inner.live.filter(), inner.generations.load());
+    let (mut suspects, mut said) = (Vec::new(), late::Said::default());
+    for (noted, touched) in noted.iter().zip(&touched) {
+        if said.outdates(noted, touched) {
+            written[noted.write].late += 1;
+        } else if late::may_be(filter.may_contain(touched.hash), noted, touched, &table) {
+            suspects.push((noted, touched));
+        }
+    }
     touched.iter().for_each(|key| inner.live.note(key.hash));
+    if let Err(error) = late::count(inner, suspects.into_iter(), &table, |write| written[write].late += 1) {
+        // Whether the rows can be written does not depend on it.
+        tracing::warn!(%error, "late rows of a write could not be counted");
+    }
     inner.warm.write_synced(batch)?;
     drop(writing);
     tell_hot(inner, &touched);
-    metrics::record_write(&written);
+    written.iter().for_each(metrics::record_write);
     Ok(written)
 }
 
@@ -112,8 +169,11 @@ struct Gathering<'a> {
     now_ms: i64,
     batch: WriteBatch,
     touched: Vec<Touched>,
+    /// What each of them is for.
+    noted: Vec<Noted>,
     operand: Vec<u8>,
-    written: Written,
+    /// Of each write so far; the last is under way.
+    written: Vec<Written>,
 }
 
 impl Gathering<'_> {
@@ -135,7 +195,7 @@ impl Gathering<'_> {
         }
     }
 
-    fn upsert(&mut self, view: &View, write: &Write<'_>, keys: &Keys<'_>) -> Result<(), Error> {
+    fn upsert(&mut self, view: &Arc<View>, write: &Write<'_>, keys: &Keys<'_>) -> Result<(), Error> {
         let columns = RowColumns::new(write.rows, &view.schema, keys.times.values());
         let elements = ElementKeys::of_rows(write.rows, &view.config, &view.schema);
         let max_bytes = max_row_bytes(view);
@@ -156,13 +216,13 @@ impl Gathering<'_> {
                 }
                 let change = Change { event_time_ms, sequence: 0, element: &element, row: Some(row) };
                 let stored = self.put(view, write.tenant, entity, change)?;
-                self.written.rows += u64::from(stored);
+                self.count(|written| written.rows += u64::from(stored));
             }
         }
         Ok(())
     }
 
-    fn delete(&mut self, view: &View, write: &Write<'_>, keys: &Keys<'_>) -> Result<(), Error> {
+    fn delete(&mut self, view: &Arc<View>, write: &Write<'_>, keys: &Keys<'_>) -> Result<(), Error> {
         let elements = ElementKeys::of_deletions(write.rows, &view.config, &view.schema);
         let max_bytes = max_row_bytes(view);
         let mut element = Vec::new();
@@ -184,12 +244,18 @@ impl Gathering<'_> {
                     self.put(view, write.tenant, entity, change)?
                 }
             };
-            self.written.deletions += u64::from(stored);
+            self.count(|written| written.deletions += u64::from(stored));
         }
         Ok(())
     }
 
-    fn put(&mut self, view: &View, tenant: TenantId, entity: &str, change: Change<'_>) -> Result<bool, Error> {
+    fn count(&mut self, count: impl FnOnce(&mut Written)) {
+        if let Some(written) = self.written.last_mut() {
+            count(written);
+        }
+    }
+
+    fn put(&mut self, view: &Arc<View>, tenant: TenantId, entity: &str, change: Change<'_>) -> Result<bool, Error> {
         if self.is_erased(tenant, entity, change.event_time_ms) {
             return Ok(false);
         }
@@ -197,23 +263,30 @@ impl Gathering<'_> {
         let mut delta = Delta::new(view.config.n);
         delta.changes.push(Change { sequence, ..change });
         self.merge(view, tenant, entity, &delta)?;
+        self.note(view, change.event_time_ms, Some(change.element.to_vec()));
         Ok(true)
     }
 
-    fn clear(&mut self, view: &View, tenant: TenantId, entity: &str, event_time_ms: i64) -> Result<bool, Error> {
+    fn clear(&mut self, view: &Arc<View>, tenant: TenantId, entity: &str, event_time_ms: i64) -> Result<bool, Error> {
         if self.is_erased(tenant, entity, event_time_ms) {
             return Ok(false);
         }
         let mut delta = Delta::new(view.config.n);
         delta.cleared_ms = event_time_ms;
         self.merge(view, tenant, entity, &delta)?;
+        self.note(view, event_time_ms, None);
         Ok(true)
+    }
+
+    fn note(&mut self, view: &Arc<View>, event_time_ms: i64, element: Option<Vec<u8>>) {
+        let write = self.written.len() - 1;
+        self.noted.push(Noted { view: Arc::clone(view), write, event_time_ms, element });
     }
 
     fn is_erased(&mut self, tenant: TenantId, entity: &str, event_time_ms: i64) -> bool {
         let erased_ms = self.inner.erasures.erased_ms(tenant, entity);
         let erased = erased_ms.is_some_and(|erased_ms| event_time_ms <= erased_ms);
-        self.written.erased += u64::from(erased);
+        self.count(|written| written.erased += u64::from(erased));
         erased
     }
 

@@ -159,11 +159,9 @@ impl<'a> Growing<'a> {
 
     /// Where the visible entry with this dedup key stands.
     fn find(&self, dedup: &str) -> Result<Option<u64>, Error> {
-        let Some(mark) = self.log.dedup_mark(self.key, dedup.as_bytes())? else { return Ok(None) };
-        let Some(value) = self.log.store.0.warm.read_log(&self.key.entry(mark.position))? else { return Ok(None) };
+        let Some((position, value)) = self.log.named(self.key, dedup)? else { return Ok(None) };
         let entry = Entry::decode(&value).map_err(|damaged| self.log.damaged(damaged))?;
-        let same = entry.dedup == dedup.as_bytes() && entry.is_visible(self.log.max_age_ms(), self.now_ms);
-        Ok(same.then_some(mark.position))
+        Ok(entry.is_visible(self.log.max_age_ms(), self.now_ms).then_some(position))
     }
 
     fn write(self, batch: &mut LogBatch<'_>) -> Result<(), Error> {

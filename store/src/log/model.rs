@@ -1,12 +1,13 @@
-//! Random histories of a log against a model of plain lists: appends with and without dedup keys, passing time, trims, removals, compaction
+//! Random histories of a log against a model of plain lists: appends with and without dedup keys, passing time, trims, removals of keys and
+//! of single entries, compaction
 //! and reopening, with all ways of reading compared after each step. Also the smallest log, for the other tests.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use proptest::prelude::*;
 
-use crate::{Log, LogAppend, LogConfig, LogEntry, LogRecord, Store, StoreConfig, TenantId};
+use crate::{Log, LogAppend, LogConfig, LogEntry, LogName, LogRecord, Store, StoreConfig, TenantId};
 
 /// A time in the year 2100: what expires after it is not yet expired by the clock of the machine, so compaction keeps it.
 pub(crate) const NOW_MS: i64 = 4_102_444_800_000;
@@ -57,20 +58,25 @@ enum Step {
     /// Up to the key's first position and so many more.
     Trim(usize, u64),
     Remove(usize),
+    RemoveMany(Vec<(usize, &'static str)>),
     Compact,
     Reopen,
 }
 
 const KEYS: [(TenantId, &str); 4] = [(TenantId(1), "a"), (TenantId(1), "a\0"), (TenantId(1), "b"), (TenantId(2), "a")];
 
+const DEDUPS: [&str; 4] = ["p", "q", "r", "s"];
+
 fn step() -> impl Strategy<Value = Step> {
     let key = || 0..KEYS.len();
-    let dedups = prop::collection::vec(prop::option::of(prop::sample::select(&["p", "q", "r", "s"][..])), 0..4);
+    let dedup = || prop::sample::select(&DEDUPS[..]);
+    let dedups = prop::collection::vec(prop::option::of(dedup()), 0..4);
     prop_oneof![
         12 => prop::collection::vec((key(), dedups), 1..3).prop_map(Step::Append),
         6 => prop_oneof![Just(1), Just(20_000), Just(MAX_AGE_MS)].prop_map(Step::Pass),
         3 => (key(), 0u64..8).prop_map(|(key, count)| Step::Trim(key, count)),
         1 => key().prop_map(Step::Remove),
+        3 => prop::collection::vec((key(), dedup()), 1..4).prop_map(Step::RemoveMany),
         1 => Just(Step::Compact),
         1 => Just(Step::Reopen),
     ]
@@ -87,6 +93,10 @@ struct ModelEntry {
 struct ModelKey {
     next: Option<u64>,
     entries: Vec<ModelEntry>,
+    /// For which entry each dedup key stands.
+    marks: BTreeMap<&'static str, u64>,
+    /// Whether entries were removed one by one, so that the key may be listed without having any.
+    removed: bool,
 }
 
 impl ModelKey {
@@ -95,10 +105,27 @@ impl ModelKey {
         fresh.map(|entry| entry.record.clone()).collect()
     }
 
-    /// A head, the entries, and a mark for each dedup key among them.
+    /// A head, the entries, and the marks.
     fn rows(&self) -> usize {
-        let dedups: BTreeSet<_> = self.entries.iter().filter_map(|entry| entry.dedup).collect();
-        usize::from(self.next.is_some()) + self.entries.len() + dedups.len()
+        usize::from(self.next.is_some()) + self.entries.len() + self.marks.len()
+    }
+
+    fn find(&self, dedup: &str, now_ms: i64) -> Option<LogRecord> {
+        let position = self.marks.get(dedup)?;
+        let named = self.entries.iter().find(|entry| entry.record.position == *position);
+        named.filter(|entry| is_visible(entry, now_ms)).map(|entry| entry.record.clone())
+    }
+
+    fn keep(&mut self, kept: impl Fn(u64) -> bool) {
+        self.entries.retain(|entry| kept(entry.record.position));
+        self.marks.retain(|_, position| kept(*position));
+    }
+
+    fn remove(&mut self, dedup: &str) -> usize {
+        let Some(&position) = self.marks.get(dedup) else { return 0 };
+        self.keep(|kept| kept != position);
+        self.removed = true;
+        1
     }
 
     fn append(&mut self, dedup: Option<&'static str>, payload: &[u8], now_ms: i64) -> u64 {
@@ -110,13 +137,16 @@ impl ModelKey {
         self.next = Some(position + 1);
         let record = LogRecord { position, appended_at_ms: now_ms, payload: payload.to_vec() };
         self.entries.push(ModelEntry { dedup, record });
+        if let Some(dedup) = dedup {
+            self.marks.insert(dedup, position);
+        }
         position
     }
 
     /// What one append leaves: only after all its entries are placed does the limit count.
     fn limit(&mut self) {
         let next = self.next.unwrap_or_default();
-        self.entries.retain(|entry| entry.record.position + MAX_ENTRIES >= next);
+        self.keep(|position| position + MAX_ENTRIES >= next);
     }
 }
 
@@ -138,8 +168,16 @@ fn check(log: &Log, model: &BTreeMap<usize, ModelKey>, now_ms: i64) {
             assert_eq!(read, records[1..].iter().take(2).cloned().collect::<Vec<_>>());
         }
     }
-    let keys: Vec<_> = (0..3).filter(|key| !expected[*key].is_empty()).map(|key| KEYS[key].1).collect();
-    assert_eq!(log.keys(TenantId(1), None, 100, now_ms).unwrap(), keys);
+    let listed = log.keys(TenantId(1), None, 100, now_ms).unwrap();
+    for key in (0..3).filter(|key| !expected[*key].is_empty() || !model.get(key).is_some_and(|key| key.removed)) {
+        assert_eq!(listed.iter().any(|listed| listed == KEYS[key].1), !expected[key].is_empty(), "{listed:?}");
+    }
+    for (at, (tenant, key)) in KEYS.into_iter().enumerate() {
+        for dedup in DEDUPS {
+            let known = model.get(&at).and_then(|entries| entries.find(dedup, now_ms));
+            assert_eq!(log.find(LogName { tenant, key, dedup }, now_ms).unwrap(), known);
+        }
+    }
     assert_eq!(
         rows(&log.store),
         1 + model.values().map(ModelKey::rows).sum::<usize>(),
@@ -179,7 +217,7 @@ fn run(steps: &[Step]) {
             Step::Trim(key, count) => {
                 let entries = model.entry(*key).or_default();
                 let up_to = entries.entries.first().map_or(0, |first| first.record.position) + count;
-                entries.entries.retain(|entry| entry.record.position > up_to);
+                entries.keep(|position| position > up_to);
                 log.trim(KEYS[*key].0, KEYS[*key].1, up_to).unwrap();
             }
             Step::Remove(key) => {
@@ -187,6 +225,14 @@ fn run(steps: &[Step]) {
                 now_ms += 1;
                 model.remove(key);
                 log.remove(KEYS[*key].0, KEYS[*key].1).unwrap();
+            }
+            Step::RemoveMany(names) => {
+                let removed =
+                    names.iter().map(|(key, dedup)| model.entry(*key).or_default().remove(dedup)).sum::<usize>();
+                let name =
+                    |&(key, dedup): &(usize, &'static str)| LogName { tenant: KEYS[key].0, key: KEYS[key].1, dedup };
+                let names: Vec<_> = names.iter().map(name).collect();
+                assert_eq!(log.remove_many(&names).unwrap(), removed);
             }
             Step::Compact => log.store.0.warm.compact_log().unwrap(),
             Step::Reopen => {

@@ -24,7 +24,7 @@ pub struct LogRecord {
 }
 
 impl LogRecord {
-    fn new(position: u64, entry: &Entry<'_>) -> LogRecord {
+    pub(crate) fn new(position: u64, entry: &Entry<'_>) -> LogRecord {
         LogRecord { position, appended_at_ms: entry.appended_at_ms, payload: entry.payload.to_vec() }
     }
 }

@@ -56,7 +56,7 @@ impl MetaRecord {
     }
 
     /// The entities that a generation's SST files hold.
-    pub(super) fn stored_entities(&self, manifest: &Manifest) -> u64 {
+    pub(crate) fn stored_entities(&self, manifest: &Manifest) -> u64 {
         manifest.warm_entities().saturating_sub(self.erased_entities.get(&manifest.generation).copied().unwrap_or(0))
     }
 

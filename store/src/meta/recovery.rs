@@ -9,7 +9,9 @@ use crate::generation::{Generation, Generations, Pair};
 use crate::manifest::Manifest;
 use crate::meta::MetaRecord;
 use crate::plan::View;
+use crate::publish::check_shard;
 use crate::schema;
+use crate::shard::Shard;
 use crate::warm::Warm;
 
 /// Brings a store's records and files into line at the start: drops files that no record names (a publish that was cut short, or a drop
@@ -58,6 +60,18 @@ pub(crate) fn recover(
         generations.insert(Pair { live: open(&record.live)?, previous, incoming: None });
     }
     Ok(generations)
+}
+
+/// Refuses to be a part of which the live generations do not hold all: whoever is missing there would be answered as unknown.
+pub(crate) fn recover_shard(shard: Shard, records: &[MetaRecord]) -> Result<(), Error> {
+    let refused = |record: &MetaRecord| check_shard(shard, &record.live).err();
+    match records.iter().find_map(refused) {
+        Some(reason) => {
+            let allowed = format!("{reason}; name that shard or one of its parts, or load into an empty store");
+            Err(Error::config("node.shard", format!("{:?}", shard.to_string()), allowed))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Refuses a declaration that the stored rows contradict. Views that are no longer declared keep their rows, unread.

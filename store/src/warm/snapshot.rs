@@ -31,6 +31,22 @@ impl<'db> Snapshot<'db> {
         self.read_family(LIVE, keys)
     }
 
+    /// Reads one key of the base family for somebody who only looks: what was not in the cache does not get there.
+    pub(crate) fn peek(&self, key: &[u8]) -> Result<Read<'db>, Error> {
+        self.peek_family(BASE, key)
+    }
+
+    /// The same of the live family.
+    pub(crate) fn peek_live(&self, key: &[u8]) -> Result<Read<'db>, Error> {
+        self.peek_family(LIVE, key)
+    }
+
+    fn peek_family(&self, family: &str, key: &[u8]) -> Result<Read<'db>, Error> {
+        let mut options = self.options();
+        options.fill_cache(false);
+        self.warm.readable(self.warm.db.get_pinned_cf_opt(self.warm.family(family)?, key, &options))
+    }
+
     pub(crate) fn path(&self) -> &'db Path {
         &self.warm.path
     }
