@@ -1,58 +1,29 @@
 //! One build, from Parquet files to a generation in a folder: read, check, sort where need be, write, rename into place. It runs in a
 //! process of its own, beside the node, and touches no store.
 
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::num::NonZero;
+use std::sync::mpsc::sync_channel;
+use std::thread;
 
-use larder_store::{GenerationWriter, Manifest, Placement, TenantId, ViewConfig, WriterLimits};
-use serde::{Deserialize, Serialize};
+use arrow::array::RecordBatch;
+use larder_store::{GenerationWriter, MAX_NAMED_SOURCES, Manifest, ManifestSource, ManifestSources, SOURCE_END_BYTES};
 
 use crate::Error;
+use crate::budget::Budget;
 use crate::folder::WorkFolder;
-use crate::reading::{self, Reading};
-use crate::sort::{self, Order, Sorted};
-use crate::source;
+use crate::gather::{Gather, memory_of};
+use crate::location::FoundFile;
+use crate::merge::merge;
+use crate::reading::{self, Reading, Sources};
+use crate::rejects::Rejects;
+use crate::request::{self, BuildRequest};
+use crate::sort::Order;
+use crate::source::Source;
+use crate::state::State;
 
-/// Rows given to the writer at a time.
-const WRITE_ROWS: usize = 8192;
-
-/// What to build.
-#[derive(Debug, Clone)]
-pub struct BuildRequest<'a> {
-    /// The view whose rows these are.
-    pub view: &'a ViewConfig,
-    /// Whose rows these are.
-    pub tenant: TenantId,
-    /// Parquet files, or folders of `*.parquet` files.
-    pub sources: Vec<PathBuf>,
-    /// The folder to make; it must not exist.
-    pub out: PathBuf,
-    /// The generation's number, greater than any published before; the present time in Unix seconds is a good one.
-    pub generation: u32,
-    /// The time whose state the snapshot shows, Unix milliseconds UTC.
-    pub as_of_ms: i64,
-    /// Which entities are placed cold; by default none.
-    pub placement: Placement,
-    /// Limits of the build.
-    pub limits: BuildLimits,
-}
-
-/// Limits of a build.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct BuildLimits {
-    /// Rows without usable keys (a null or over-long entity, no event time, no element key) that are left out before the build gives up.
-    pub max_rejected_rows: u64,
-    /// Memory for the rows of a snapshot that must be sorted, in MiB.
-    pub max_memory_mib: u64,
-    /// Limits of the generation's files.
-    pub writer: WriterLimits,
-}
-
-impl Default for BuildLimits {
-    fn default() -> BuildLimits {
-        BuildLimits { max_rejected_rows: 0, max_memory_mib: 4096, writer: WriterLimits::default() }
-    }
-}
+/// Batches that are read or merged ahead of the writer.
+const AHEAD: usize = 3;
 
 /// What a build did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,23 +36,32 @@ pub struct BuildReport {
     pub rows_read: u64,
     /// Rows left out for their keys.
     pub rows_rejected: u64,
+    /// Rows left out because their entities belong to another shard.
+    pub rows_elsewhere: u64,
     /// Rows left out because the entity (for `last_n` the element) had a newer one.
     pub duplicates: u64,
     /// Elements left out because the entity had `n` newer ones.
     pub beyond_n: u64,
+    /// Whether the generation was there already, built for the same request, and nothing was done.
+    pub already_built: bool,
 }
 
 /// How far a build is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress<'a> {
-    /// Reading a source file into memory, to sort its rows.
+pub enum Progress {
+    /// A build of the same output that was killed has left something.
+    Remains {
+        /// The rows that it had sorted and that are not read again; `None` when it was a build of something else, which is removed.
+        rows: Option<u64>,
+    },
+    /// Reading and sorting the rows, because they are not in order.
     Reading {
-        /// The file.
-        file: &'a Path,
         /// Rows read so far, of all files.
         rows: u64,
+        /// Rows to read.
+        of: u64,
     },
-    /// Bringing all rows into order.
+    /// All rows are in sorted runs, which are now merged.
     Sorting {
         /// Their number.
         rows: u64,
@@ -98,19 +78,49 @@ pub enum Progress<'a> {
 /// Builds a generation. Whatever goes wrong, and also when the process is killed, `out` is either finished or absent.
 ///
 /// A snapshot whose rows are in order already is written as it is read, whatever its size. At the first row that is not, the build starts
-/// again: it reads all rows into memory and sorts them.
+/// again: it sorts the rows, in runs that are set aside on disk where they do not fit into memory, and merges them. Killed then, or stopped
+/// by a disk or a network that fails, the same build goes on after the runs that were finished.
 ///
 /// # Errors
-/// [`Error::FixSource`] names file, column or row, what was found and what is expected; [`Error::RaiseLimit`] the limit that is too small.
-pub fn build(request: &BuildRequest<'_>, progress: &mut dyn FnMut(Progress<'_>)) -> Result<BuildReport, Error> {
+/// [`Error::FixSource`] names file, column or row, what was found and what is expected; [`Error::FreeSpace`] says how much is missing.
+pub fn build(request: &BuildRequest<'_>, progress: &mut dyn FnMut(Progress)) -> Result<BuildReport, Error> {
     request.view.validate()?;
-    let folder = WorkFolder::create(&request.out)?;
-    let files = source::list(&request.sources)?;
-    let build = Build { request, files: &files, rows: reading::check(&files, request.view)? };
-    let report = match build.as_they_come(&folder, progress)? {
-        Some(report) => report,
-        None => build.sorted(&folder, progress)?,
+    let files = reading::find(&request.sources)?;
+    let fingerprint = request.fingerprint(&files)?;
+    if fs::symlink_metadata(&request.out).is_ok() {
+        return request::built_before(&request.out, &fingerprint);
+    }
+    let threads = match request.limits.threads {
+        0 => thread::available_parallelism().map_or(1, NonZero::get),
+        threads => threads,
     };
+    let budget = Budget::new(request.limits.max_memory_mib, threads);
+    let folder = WorkFolder::create(&request.out, request.spill.as_deref())?;
+    let state = State::new(folder.root(), &folder.runs(), &fingerprint);
+    let block_bytes = budget.block_bytes(request.view.features.len() + 2);
+    let outcome = Sources::check(files, request.view, request.shard, block_bytes).and_then(|sources| {
+        let rejects = Rejects::new(request.limits.max_rejected_rows, request.rejects.as_deref());
+        let build = Build { request, sources: &sources, rejects: &rejects, budget, folder: &folder, state: &state };
+        let report = build.run(progress);
+        let noted = rejects.write();
+        let report = report?;
+        noted?;
+        request::record(&folder.generation(), &fingerprint, &report)?;
+        Ok(report)
+    });
+    let report = outcome.inspect_err(|error| {
+        // What these say may pass, and hours of sorting may have been done.
+        let may_pass = matches!(
+            error,
+            Error::CheckDisk { .. }
+                | Error::CheckLocation { .. }
+                | Error::FreeSpace { .. }
+                | Error::Store(larder_store::Error::CheckDisk { .. } | larder_store::Error::FreeSpace { .. })
+        );
+        if may_pass && state.is_there() {
+            folder.keep();
+        }
+    })?;
     folder.finish()?;
     let BuildReport { rows_read, rows_rejected, .. } = report;
     let (view, entities) = (&request.view.name, report.manifest.entities);
@@ -118,83 +128,181 @@ pub fn build(request: &BuildRequest<'_>, progress: &mut dyn FnMut(Progress<'_>))
     Ok(report)
 }
 
-/// One build: what is asked for, and what the sources say they hold.
+/// One build: what is asked for, what the sources say they hold, and where the work is done.
 struct Build<'a> {
     request: &'a BuildRequest<'a>,
-    files: &'a [PathBuf],
-    rows: u64,
+    sources: &'a Sources<'a>,
+    rejects: &'a Rejects,
+    budget: Budget,
+    folder: &'a WorkFolder,
+    state: &'a State,
+}
+
+/// What became of the attempt to write the rows as they come.
+enum AsTheyCome {
+    Written(Box<BuildReport>),
+    /// They are not in order; about as many bytes a row takes in memory.
+    NotInOrder(u64),
 }
 
 impl Build<'_> {
-    /// Writes the rows as they are read; `None` when they turn out not to be in order.
-    fn as_they_come(
-        &self,
-        folder: &WorkFolder,
-        progress: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<Option<BuildReport>, Error> {
-        let mut writer = self.writer(folder)?;
-        let mut reading = self.read();
-        let mut order = Order::default();
-        while let Some(rows) = reading.next()? {
-            if !order.goes_on(&rows) {
-                return Ok(None);
-            }
-            writer.append(&rows)?;
-            progress(Progress::Writing { rows: reading.rows(), of: self.rows });
+    fn run(&self, progress: &mut dyn FnMut(Progress)) -> Result<BuildReport, Error> {
+        let has_remains = self.state.is_there();
+        let taken_over = if self.request.fresh { None } else { self.state.take_over()? };
+        if taken_over.is_none() {
+            // Before its runs: their names are given anew, and a state that names them would be believed.
+            self.state.forget()?;
         }
-        self.finish(writer, &reading).map(Some)
+        self.state.remove_strays()?;
+        if has_remains {
+            progress(Progress::Remains { rows: taken_over });
+        }
+        if taken_over.is_some() {
+            // Its segments are of the size that was chosen then.
+            return self.sorted(0, progress);
+        }
+        match self.as_they_come(progress)? {
+            AsTheyCome::Written(report) => Ok(*report),
+            AsTheyCome::NotInOrder(bytes_per_row) => self.sorted(bytes_per_row, progress),
+        }
     }
 
-    /// Reads all rows, sorts them and writes them.
-    fn sorted(&self, folder: &WorkFolder, progress: &mut dyn FnMut(Progress<'_>)) -> Result<BuildReport, Error> {
-        folder.clear()?;
-        let mut writer = self.writer(folder)?;
-        let mut reading = self.read();
-        let (mut batches, mut bytes) = (Vec::new(), 0);
-        while let Some(rows) = reading.next()? {
-            bytes += rows.get_array_memory_size() as u64 + rows.num_rows() as u64 * sort::BYTES_PER_ROW;
-            let limit = self.request.limits.max_memory_mib;
-            if bytes > limit << 20 {
-                let (read, file) = (reading.rows(), reading.file().display());
-                let reason =
-                    format!("the rows up to {read} of {file} are not sorted by key and do not fit into memory");
-                return Err(Error::RaiseLimit { setting: "max_memory_mib", value: limit, reason });
+    /// Writes the rows as they are read, by another thread, until one is not in order.
+    fn as_they_come(&self, progress: &mut dyn FnMut(Progress)) -> Result<AsTheyCome, Error> {
+        let mut writer = self.writer()?;
+        let of = self.sources.rows();
+        let outcome = thread::scope(|scope| {
+            let (read, batches) = sync_channel(AHEAD);
+            let reader = scope.spawn(move || {
+                let mut reading = Reading::all(self.sources, self.rejects);
+                while let Some(rows) = reading.next()? {
+                    if read.send((rows, reading.rows())).is_err() {
+                        break;
+                    }
+                }
+                Ok::<_, Error>(reading.rows())
+            });
+            let (mut order, mut written) = (Order::default(), 0);
+            for (rows, read) in batches {
+                if !order.goes_on(&rows) {
+                    return Ok(Err(memory_of(&rows).div_ceil(rows.num_rows().max(1) as u64)));
+                }
+                writer.append(&rows)?;
+                written += rows.num_rows() as u64;
+                progress(Progress::Writing { rows: read, of });
             }
-            batches.push(rows);
-            progress(Progress::Reading { file: reading.file(), rows: reading.rows() });
+            let read = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            Ok::<_, Error>(Ok((read, written)))
+        })?;
+        match outcome {
+            Ok((rows_read, written)) => Ok(AsTheyCome::Written(Box::new(self.finish(writer, rows_read, written)?))),
+            Err(bytes_per_row) => {
+                self.rejects.restart(0, Vec::new());
+                Ok(AsTheyCome::NotInOrder(bytes_per_row))
+            }
         }
-        let kept = reading.rows() - reading.rejected;
+    }
+
+    /// Sorts the rows in runs, merges the runs and writes the rows.
+    fn sorted(&self, bytes_per_row: u64, progress: &mut dyn FnMut(Progress)) -> Result<BuildReport, Error> {
+        self.folder.clear()?;
+        let (count, samples) = self.state.rejected();
+        self.rejects.restart(count, samples);
+        let of = self.sources.rows();
+        let bytes = of.saturating_mul(bytes_per_row);
+        let resident = bytes_per_row > 0 && bytes <= self.budget.resident_bytes;
+        // A little less than fits, since the first rows may be smaller than others; and something for every thread.
+        let fitting = self.budget.run_bytes / 10 * 9 / bytes_per_row.max(1);
+        let segment_rows = fitting.clamp(1, of.div_ceil(self.budget.threads as u64).max(1));
+        let gather = Gather {
+            sources: self.sources,
+            rejects: self.rejects,
+            budget: &self.budget,
+            folder: self.folder,
+            state: self.state,
+            schema: self.request.view.arrow_schema(),
+            segment_rows: self.state.segment_rows(segment_rows),
+            resident,
+        };
+        let mut rows_read = 0;
+        let runs = gather.runs(&mut |rows| {
+            rows_read = rows;
+            progress(Progress::Reading { rows, of });
+        })?;
+        let kept = rows_read - self.rejects.count();
         progress(Progress::Sorting { rows: kept });
-        let sorted = Sorted::new(batches);
+        let runs = gather.open(gather.reduce(runs)?)?;
+        let mut writer = self.writer()?;
         let mut written = 0;
-        for batch in sorted.batches(WRITE_ROWS) {
-            let batch = batch.map_err(|error| Error::FixRequest(format!("the rows cannot be sorted: {error}")))?;
-            writer.append(&batch)?;
-            written += batch.num_rows() as u64;
-            progress(Progress::Writing { rows: written, of: kept });
-        }
-        self.finish(writer, &reading)
+        thread::scope(|scope| {
+            let (merged, batches) = sync_channel::<RecordBatch>(AHEAD);
+            let merger = scope.spawn(move || {
+                let gone = |_| Error::FixRequest("the build was given up".to_owned());
+                merge(runs, &self.budget, |rows| merged.send(rows).map_err(gone))
+            });
+            for rows in batches {
+                writer.append(&rows)?;
+                written += rows.num_rows() as u64;
+                progress(Progress::Writing { rows: written, of: kept });
+            }
+            merger.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
+        self.finish(writer, rows_read, written)
     }
 
-    fn writer(&self, folder: &WorkFolder) -> Result<GenerationWriter, Error> {
+    fn writer(&self) -> Result<GenerationWriter, Error> {
         let BuildRequest { view, tenant, generation, as_of_ms, limits, .. } = self.request;
-        let dir = folder.generation();
+        let dir = self.folder.generation();
         let writer = GenerationWriter::create(&dir, view, *tenant, *generation, *as_of_ms, limits.writer.clone())?;
-        Ok(writer.place(self.request.placement.clone()))
+        Ok(writer.place(self.request.placement.clone()).shard(self.request.shard))
     }
 
-    fn read(&self) -> Reading<'_> {
-        Reading::start(self.files, self.request.view, self.request.limits.max_rejected_rows)
-    }
-
-    fn finish(&self, writer: GenerationWriter, reading: &Reading<'_>) -> Result<BuildReport, Error> {
-        let (rows_read, rows_rejected, files) = (reading.rows(), reading.rejected, self.files.len());
-        if rows_read == rows_rejected {
-            let message = format!("{files} files hold no usable row: an empty generation would hide every entity");
+    fn finish(&self, writer: GenerationWriter, rows_read: u64, written: u64) -> Result<BuildReport, Error> {
+        self.sources.unchanged()?;
+        let (rows_rejected, files) = (self.rejects.count(), self.sources.files.len());
+        let of = self.sources.rows();
+        if rows_read != of {
+            let message =
+                format!("the source files say that they hold {of} rows and {rows_read} could be read: one is damaged");
             return Err(Error::FixRequest(message));
         }
-        let manifest = writer.finish()?;
+        let rows_elsewhere = rows_read - rows_rejected - written;
+        if written == 0 {
+            let shard = self.request.shard;
+            let of_shard = if shard.is_whole() { String::new() } else { format!(" of shard {shard}") };
+            let message =
+                format!("{files} files hold no usable row{of_shard}: an empty generation would hide every entity");
+            return Err(Error::FixRequest(message));
+        }
+        let named = self.sources.files.iter().take(MAX_NAMED_SOURCES).map(describe).collect::<Result<_, _>>()?;
+        let bytes = self.sources.files.iter().map(|file| file.found.bytes).fold(0, u64::saturating_add);
+        let sources = ManifestSources { files: files as u64, bytes, rows_read, rows_rejected, named };
+        let manifest = writer.built_from(sources).finish()?;
         let (duplicates, beyond_n) = (manifest.duplicates_dropped, manifest.beyond_n_dropped);
-        Ok(BuildReport { manifest, files, rows_read, rows_rejected, duplicates, beyond_n })
+        let already_built = false;
+        Ok(BuildReport {
+            manifest,
+            files,
+            rows_read,
+            rows_rejected,
+            rows_elsewhere,
+            duplicates,
+            beyond_n,
+            already_built,
+        })
     }
+}
+
+/// A source file as the manifest describes it. Where no store vouches for its content, a checksum of its end does.
+fn describe(source: &Source) -> Result<ManifestSource, Error> {
+    let FoundFile { location, bytes, modified_ns, etag, .. } = &source.found;
+    let end_crc32 = match etag {
+        Some(_) => None,
+        None => {
+            let end = location.read_range(bytes.saturating_sub(SOURCE_END_BYTES)..*bytes, None)?;
+            Some(crc32fast::hash(&end))
+        }
+    };
+    let modified_ms = modified_ns.div_euclid(1_000_000);
+    Ok(ManifestSource { location: location.to_string(), bytes: *bytes, modified_ms, etag: etag.clone(), end_crc32 })
 }

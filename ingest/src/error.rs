@@ -38,6 +38,29 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The disk has too little room for what must be set aside. Free some of it, or name another disk.
+    #[error(
+        "the rows are not sorted, and sorting them needs about {needed_mib} MiB more in {}, where {free_mib} MiB are free: free space there, or set them aside on another disk (--spill)",
+        path.display()
+    )]
+    FreeSpace {
+        /// Where the sorted runs are set aside.
+        path: PathBuf,
+        /// What they still need, and the generation too where it is built on the same disk.
+        needed_mib: u64,
+        /// What there is.
+        free_mib: u64,
+    },
+    /// An object store or a server did not do what it was asked. Look at the address, the credentials, the network.
+    #[error("cannot {action} {location}: {reason}")]
+    CheckLocation {
+        /// What was being done, as a verb.
+        action: &'static str,
+        /// The URL.
+        location: String,
+        /// What was answered, and what to look at.
+        reason: String,
+    },
     /// The generation could not be written.
     #[error(transparent)]
     Store(#[from] larder_store::Error),

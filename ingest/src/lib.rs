@@ -1,18 +1,37 @@
 //! Larder's ingest: Parquet snapshots in, generations of the feature store out.
 //!
-//! [`build`] reads the files of one view and tenant, checks every column against the view's declaration, sorts the rows by entity where
-//! they are not sorted, and hands them to the store's own writer. It opens no store: the node links the finished folder in with `Store::publish`.
+//! [`build`] reads the files of one view and tenant, here or in an object store, checks every column against the view's declaration, sorts the
+//! rows by entity where they are not sorted, on disk where they do not fit into memory, and hands them to the store's own writer. It opens no
+//! store: the node links the finished folder in with `Store::publish`.
 //! [`ColdRule`] says which entities are placed cold, in a build and when an open store's live generation is divided anew.
+//! [`Location`] is a path of this machine or a URL of an object store, for whoever reads or writes files.
+//! [`Canonical`] makes record batches that come from elsewhere fit a view by the same rules.
 
+mod request;
 mod build;
 mod placement;
 mod reading;
 mod source;
+mod own_rows;
 mod convert;
+mod partition;
+mod rejects;
+mod gather;
+mod canonical;
 mod sort;
+mod spill;
+mod merge;
+mod state;
+mod budget;
 mod folder;
+mod input;
+mod location;
+mod remote;
 mod error;
 
-pub use build::{BuildLimits, BuildReport, BuildRequest, Progress, build};
+pub use build::{BuildReport, Progress, build};
+pub use canonical::{Canonical, entities};
 pub use error::Error;
+pub use location::{FoundFile, Location};
 pub use placement::{ColdRule, place};
+pub use request::{BuildLimits, BuildRequest};

@@ -1,70 +1,212 @@
-//! All rows of a snapshot, file after file: what a build reads from start to end, and may have to read again.
+//! The files of a snapshot and the rows in them: finding the files, and reading a part of all their rows from its start to its end.
 
-use std::path::{Path, PathBuf};
+use std::ops::Range;
 
 use arrow::array::RecordBatch;
-use larder_store::ViewConfig;
+use larder_store::{Shard, ViewConfig};
 
 use crate::Error;
-use crate::source::SourceFile;
+use crate::location::{FoundFile, Location};
+use crate::own_rows::own_rows;
+use crate::rejects::{Reject, Rejects};
+use crate::source::{Source, SourceFile};
 
-/// A pass over all source files.
-pub(crate) struct Reading<'a> {
+/// The files of a snapshot in the order in which they are read, each checked against the view.
+pub(crate) struct Sources<'a> {
+    pub(crate) files: Vec<Source>,
     view: &'a ViewConfig,
-    max_rejected_rows: u64,
-    files: std::slice::Iter<'a, PathBuf>,
+    /// Whose rows are kept.
+    shard: Shard,
+    block_bytes: u64,
+    /// The number of each file's first row among all rows, and behind them that of all rows.
+    starts: Vec<u64>,
+}
+
+/// The Parquet files at the locations: files, and all `*.parquet` files below folders in order of their paths. What begins with a dot or an
+/// underscore is what programs leave there for themselves.
+pub(crate) fn find(locations: &[Location]) -> Result<Vec<FoundFile>, Error> {
+    let mut files = Vec::new();
+    for location in locations {
+        if let Some(file) = location.find()? {
+            files.push(file);
+            continue;
+        }
+        if let Some(path) = location.as_local().filter(|path| !path.exists()) {
+            return Err(Error::disk("open", path)(std::io::ErrorKind::NotFound.into()));
+        }
+        let before = files.len();
+        files.extend(location.list()?.into_iter().filter(|file| is_data(&file.relative)));
+        if files.len() == before {
+            let message = match location.as_local() {
+                Some(_) => format!("the folder {location} holds no *.parquet file"),
+                None => format!("there is no file {location}, and no *.parquet file below it"),
+            };
+            return Err(Error::FixRequest(message));
+        }
+    }
+    if files.is_empty() {
+        return Err(Error::FixRequest("no source files are named".to_string()));
+    }
+    Ok(files)
+}
+
+/// Whether a file below a folder is one of its Parquet files.
+fn is_data(relative: &str) -> bool {
+    let hidden = |name: &str| name.starts_with('.') || (name.starts_with('_') && !name.contains('='));
+    relative.ends_with(".parquet") && !relative.split('/').any(hidden)
+}
+
+impl<'a> Sources<'a> {
+    /// Checks every file against the view before any row is read.
+    pub(crate) fn check(
+        files: Vec<FoundFile>,
+        view: &'a ViewConfig,
+        shard: Shard,
+        block_bytes: u64,
+    ) -> Result<Sources<'a>, Error> {
+        let files: Vec<_> = files.into_iter().map(Source::new).collect();
+        let mut starts = vec![0u64];
+        for file in &files {
+            let rows = SourceFile::open(file, view, None, block_bytes)?.rows();
+            starts.push(starts[starts.len() - 1].saturating_add(rows));
+        }
+        Ok(Sources { files, view, shard, block_bytes, starts })
+    }
+
+    /// Looks whether the local files are still those that were found: rows of two states of a file make no snapshot.
+    pub(crate) fn unchanged(&self) -> Result<(), Error> {
+        for file in &self.files {
+            if let Some(path) = file.found.location.as_local() {
+                file.found.check_unchanged(&std::fs::metadata(path).map_err(Error::disk("open", path))?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows in all files, by their own account.
+    pub(crate) fn rows(&self) -> u64 {
+        self.starts[self.starts.len() - 1]
+    }
+
+    /// The files that hold a range of rows, with the rows to read of each. Files without rows lie in no range.
+    fn parts(&self, range: &Range<u64>) -> Vec<(&Source, Range<u64>)> {
+        let first = self.starts.partition_point(|start| *start <= range.start).saturating_sub(1);
+        let end = self.starts.partition_point(|start| *start < range.end).min(self.files.len());
+        let part = |number: usize| {
+            let (start, end) = (self.starts[number], self.starts[number + 1]);
+            (&self.files[number], range.start.max(start) - start..range.end.min(end) - start)
+        };
+        (first..end).map(part).filter(|(_, rows)| !rows.is_empty()).collect()
+    }
+}
+
+/// One pass over some of the rows.
+pub(crate) struct Reading<'a> {
+    sources: &'a Sources<'a>,
+    rejects: &'a Rejects,
+    parts: std::vec::IntoIter<(&'a Source, Option<Range<u64>>)>,
     open: Option<SourceFile<'a>>,
     /// Rows read of the files before the open one.
     rows_before: u64,
-    /// Rows left out for their keys.
+    /// Rows left out for their keys, and the first of them.
     pub(crate) rejected: u64,
+    pub(crate) samples: Vec<Reject>,
 }
 
 impl<'a> Reading<'a> {
-    /// Starts at the first file.
-    pub(crate) fn start(files: &'a [PathBuf], view: &'a ViewConfig, max_rejected_rows: u64) -> Reading<'a> {
-        Reading { view, max_rejected_rows, files: files.iter(), open: None, rows_before: 0, rejected: 0 }
+    /// Reads all rows of all files.
+    pub(crate) fn all(sources: &'a Sources<'a>, rejects: &'a Rejects) -> Reading<'a> {
+        Reading::of(sources, rejects, sources.files.iter().map(|file| (file, None)).collect())
+    }
+
+    /// Reads a range of the rows, counted over all files.
+    pub(crate) fn range(sources: &'a Sources<'a>, rejects: &'a Rejects, range: &Range<u64>) -> Reading<'a> {
+        Reading::of(sources, rejects, sources.parts(range).into_iter().map(|(file, rows)| (file, Some(rows))).collect())
+    }
+
+    fn of(sources: &'a Sources<'a>, rejects: &'a Rejects, parts: Vec<(&'a Source, Option<Range<u64>>)>) -> Reading<'a> {
+        let parts = parts.into_iter();
+        Reading { sources, rejects, parts, open: None, rows_before: 0, rejected: 0, samples: Vec::new() }
     }
 
     /// The next rows, in the view's canonical schema and with keys that can be stored; `None` after the last file.
     pub(crate) fn next(&mut self) -> Result<Option<RecordBatch>, Error> {
         loop {
             let Some(file) = &mut self.open else {
-                let Some(path) = self.files.next() else {
+                let Some((source, rows)) = self.parts.next() else {
                     return Ok(None);
                 };
-                self.open = Some(SourceFile::open(path, self.view)?);
+                self.open = Some(SourceFile::open(source, self.sources.view, rows, self.sources.block_bytes)?);
                 continue;
             };
-            let Some(batch) = file.next_batch()? else {
+            let Some(mut batch) = file.next_batch()? else {
                 self.rows_before += file.rows_read();
                 self.open = None;
                 continue;
             };
-            self.rejected += batch.rejected;
-            if let Some((row, fault)) = batch.first_rejected.filter(|_| self.rejected > self.max_rejected_rows) {
-                let reason = format!(
-                    "row {row}: {fault}; {} rows without usable keys, max_rejected_rows is {}",
-                    self.rejected, self.max_rejected_rows
-                );
-                return Err(Error::source(file.path(), reason));
+            if batch.rejected > 0 {
+                self.rejected += batch.rejected;
+                self.rejects.add(batch.rejected, &batch.samples)?;
+                self.samples.append(&mut batch.samples);
+                self.samples.truncate(crate::rejects::MAX_SAMPLES);
             }
-            return Ok(Some(batch.rows));
+            let own = own_rows(batch.rows, self.sources.shard);
+            return own.map(Some).map_err(|error| Error::FixRequest(format!("rows cannot be divided: {error}")));
         }
     }
 
-    /// The file that the last rows came from.
-    pub(crate) fn file(&self) -> &'a Path {
-        self.open.as_ref().map_or(Path::new(""), SourceFile::path)
-    }
-
-    /// Rows read so far, rejected ones included.
+    /// Rows read so far, rejected ones and those of other shards included.
     pub(crate) fn rows(&self) -> u64 {
         self.rows_before + self.open.as_ref().map_or(0, SourceFile::rows_read)
     }
 }
 
-/// Checks every file against the view before any row is read, and returns how many rows they hold.
-pub(crate) fn check(files: &[PathBuf], view: &ViewConfig) -> Result<u64, Error> {
-    files.iter().map(|path| Ok(SourceFile::open(path, view)?.rows())).sum()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_rows_are_found_in_their_files_and_empty_files_stop_nothing() {
+        let file = |name: &&str| {
+            let location = Location::local(*name);
+            Source::new(FoundFile { location, relative: (*name).to_owned(), bytes: 1, modified_ns: 0, etag: None })
+        };
+        let view = ViewConfig {
+            name: "v".into(),
+            id: 1,
+            kind: larder_store::ViewKind::Latest,
+            entity_key: "k".into(),
+            event_time: "t".into(),
+            ttl_s: None,
+            n: None,
+            element_key: None,
+            features: Vec::new(),
+        };
+        let files = ["none", "ten", "none", "five", "none"].iter().map(file).collect();
+        let sources =
+            Sources { files, view: &view, shard: Shard::default(), block_bytes: 1, starts: vec![0, 0, 10, 10, 15, 15] };
+        let parts = |range: Range<u64>| -> Vec<(String, Range<u64>)> {
+            let parts = sources.parts(&range).into_iter();
+            parts.map(|(file, rows)| (file.found.relative.clone(), rows)).collect()
+        };
+        let (ten, five) = ("ten".to_owned(), "five".to_owned());
+        assert_eq!(parts(0..15), [(ten.clone(), 0..10), (five.clone(), 0..5)]);
+        assert_eq!(parts(3..4), [(ten.clone(), 3..4)]);
+        assert_eq!(parts(9..11), [(ten, 9..10), (five.clone(), 0..1)]);
+        assert_eq!(parts(10..15), [(five.clone(), 0..5)]);
+        assert_eq!(parts(14..15), [(five, 4..5)]);
+        assert_eq!(sources.rows(), 15);
+    }
+
+    #[test]
+    fn what_programs_leave_for_themselves_is_no_data() {
+        for data in ["a.parquet", "day=1/a.parquet", "_day=1/a.parquet", "x/y/part-0.snappy.parquet"] {
+            assert!(is_data(data), "{data}");
+        }
+        for other in
+            ["_SUCCESS", "_temporary/0/a.parquet", ".hidden.parquet", "x/.a.parquet.crc", "a.csv", "a.parquet.tmp"]
+        {
+            assert!(!is_data(other), "{other}");
+        }
+    }
 }

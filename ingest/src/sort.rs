@@ -1,4 +1,6 @@
-//! Bringing a snapshot into entity order in memory. Spilling to disk is not done: a snapshot larger than the limit is refused.
+//! Bringing rows into entity order in memory: a whole snapshot where it fits, else one run of it at a time.
+
+use std::ops::Range;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::interleave_record_batch;
@@ -63,18 +65,21 @@ impl Sorted {
         Sorted { batches, order }
     }
 
-    /// The rows in order, in batches of at most `rows`.
-    pub(crate) fn batches(&self, rows: usize) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> {
+    /// Their number.
+    pub(crate) fn rows(&self) -> usize {
+        self.order.len()
+    }
+
+    /// A part of the rows in order.
+    pub(crate) fn batch(&self, rows: Range<usize>) -> Result<RecordBatch, ArrowError> {
         let sources: Vec<_> = self.batches.iter().collect();
-        self.order.chunks(rows).map(move |chunk| {
-            let places: Vec<_> = chunk.iter().map(|p| (p.batch as usize, p.row as usize)).collect();
-            interleave_record_batch(&sources, &places)
-        })
+        let places: Vec<_> = self.order[rows].iter().map(|p| (p.batch as usize, p.row as usize)).collect();
+        interleave_record_batch(&sources, &places)
     }
 }
 
 /// The first eight bytes as a number that compares as they do.
-fn start(entity: &str) -> u64 {
+pub(crate) fn start(entity: &str) -> u64 {
     let mut bytes = [0; 8];
     let length = entity.len().min(8);
     bytes[..length].copy_from_slice(&entity.as_bytes()[..length]);
@@ -101,8 +106,10 @@ mod tests {
             batch(&[("a", 4), ("long-prefix-1", 5), ("é", 6), ("long-prefix-2", 7)]),
         ]);
         let mut values = Vec::new();
-        for batch in sorted.batches(3) {
-            values.extend(batch.unwrap().column(1).as_primitive::<Int64Type>().values().to_vec());
+        assert_eq!(sorted.rows(), 8);
+        for rows in [0..3, 3..6, 6..8] {
+            let batch = sorted.batch(rows).unwrap();
+            values.extend(batch.column(1).as_primitive::<Int64Type>().values().to_vec());
         }
         assert_eq!(values, [2, 4, 1, 0, 5, 3, 7, 6]);
     }

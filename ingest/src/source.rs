@@ -1,6 +1,6 @@
-//! The Parquet files of a snapshot: finding them, checking that their columns fit the view, reading them as canonical batches.
+//! One Parquet file of a snapshot: checking that its columns fit the view, reading it as canonical batches.
 
-use std::fs::{self, File};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,39 +15,36 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::basic::Type as PhysicalType;
 use parquet::errors::ParquetError;
+use parquet::file::metadata::RowGroupMetaData;
 
 use crate::Error;
 use crate::convert::Wanted;
+use crate::input::{Input, RemoteFile};
+use crate::location::FoundFile;
+use crate::partition;
+use crate::rejects::{MAX_SAMPLES, Reject};
 
-/// Rows read at a time.
+/// Rows read at a time, and the bytes that they should not exceed by far.
 const BATCH_ROWS: usize = 2048;
+const BATCH_BYTES: u64 = 4 << 20;
+/// Bytes of a rejected row's key that are kept.
+const MAX_KEY_CHARS: usize = 300;
 
-/// The Parquet files that `sources` name, directories replaced by the `*.parquet` files in them, in order of name.
-pub(crate) fn list(sources: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
-    let mut files = Vec::new();
-    for source in sources {
-        if !source.is_dir() {
-            files.push(source.clone());
-            continue;
-        }
-        let mut inside = Vec::new();
-        for entry in fs::read_dir(source).map_err(Error::disk("read", source))? {
-            let path = entry.map_err(Error::disk("read", source))?.path();
-            if path.extension().is_some_and(|extension| extension == "parquet") && path.is_file() {
-                inside.push(path);
-            }
-        }
-        if inside.is_empty() {
-            let message = format!("the folder {} holds no *.parquet file", source.display());
-            return Err(Error::FixRequest(message));
-        }
-        inside.sort();
-        files.append(&mut inside);
+/// A file of a snapshot, as it was found.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    pub(crate) found: FoundFile,
+    /// The same as a path, for messages.
+    pub(crate) path: PathBuf,
+    /// Columns in the names of its folders.
+    partitions: Vec<(String, Option<String>)>,
+}
+
+impl Source {
+    pub(crate) fn new(found: FoundFile) -> Source {
+        let path = PathBuf::from(found.location.to_string());
+        Source { path, partitions: partition::partitions(&found.relative), found }
     }
-    if files.is_empty() {
-        return Err(Error::FixRequest("no source files are named".to_string()));
-    }
-    Ok(files)
 }
 
 /// One open Parquet file, read batch by batch.
@@ -59,22 +56,34 @@ pub(crate) struct SourceFile<'a> {
     schema: SchemaRef,
     /// The number of rows that the file says it holds.
     rows: u64,
-    /// For each canonical column its position in what the reader returns.
-    columns: Vec<(usize, Wanted)>,
+    columns: Vec<(ColumnFrom, Wanted)>,
+    /// The number of the first row to read.
+    first_row: u64,
     rows_read: u64,
+    /// To ask what failed.
+    remote: Option<RemoteFile>,
+}
+
+/// Where a canonical column comes from.
+enum ColumnFrom {
+    /// A position in what the reader returns.
+    File(usize),
+    /// One row with the value that the folder's name holds.
+    Folder(ArrayRef),
 }
 
 /// A canonical batch without the rows whose keys cannot be used.
 pub(crate) struct SourceBatch {
     pub(crate) rows: RecordBatch,
-    /// Rows left out, with the first one's number in the file and what is wrong with it.
+    /// Rows left out.
     pub(crate) rejected: u64,
-    pub(crate) first_rejected: Option<(u64, String)>,
+    /// The first of them.
+    pub(crate) samples: Vec<Reject>,
 }
 
 /// A reader of a file, with INT96 timestamps read as microseconds. Spark, Hive and Impala write them; read as nanoseconds, which is the
 /// parquet crate's choice, a date beyond the year 2262 (9999-12-31 is a usual one) would silently become another.
-fn reader_of(file: File) -> Result<ParquetRecordBatchReaderBuilder<File>, ParquetError> {
+fn reader_of(file: Input) -> Result<ParquetRecordBatchReaderBuilder<Input>, ParquetError> {
     let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?;
     let (stored, schema) = (metadata.parquet_schema(), metadata.schema());
     let int96 = |root: usize| {
@@ -97,62 +106,76 @@ fn reader_of(file: File) -> Result<ParquetRecordBatchReaderBuilder<File>, Parque
 }
 
 impl<'a> SourceFile<'a> {
-    /// Opens a file and checks every column of the view against it, before any row is read.
-    pub(crate) fn open(path: &'a Path, view: &'a ViewConfig) -> Result<SourceFile<'a>, Error> {
-        let file = File::open(path).map_err(Error::disk("open", path))?;
-        let builder =
-            reader_of(file).map_err(|error| Error::source(path, format!("not a readable Parquet file: {error}")))?;
+    /// Opens a file and checks every column of the view against it, before any row is read. Of a file that is not here, blocks of
+    /// `block_bytes` are fetched. `range` are the rows to read, all of them where it is left out.
+    pub(crate) fn open(
+        source: &'a Source,
+        view: &'a ViewConfig,
+        range: Option<Range<u64>>,
+        block_bytes: u64,
+    ) -> Result<SourceFile<'a>, Error> {
+        let path = source.path.as_path();
+        let input = Input::open(&source.found, view.features.len() + 2, block_bytes)?;
+        let remote = input.remote();
+        let unreadable = |error: ParquetError| match remote.as_ref().and_then(RemoteFile::take_failure) {
+            Some(failure) => failure,
+            None => Error::source(path, format!("not a readable Parquet file: {error}")),
+        };
+        // Some decoders of the parquet crate panic on lengths that a damaged file makes up.
+        let opened = catch_unwind(AssertUnwindSafe(|| reader_of(input)));
+        let opened = opened.map_err(|_| Error::source(path, "not a readable Parquet file: its footer is damaged"))?;
+        let builder = opened.map_err(unreadable)?;
         let schema = builder.schema();
         let mut roots = Vec::new();
+        let mut columns = Vec::new();
         for (name, former_names, wanted) in wanted_columns(view) {
-            let has = |name: &str| schema.fields().iter().any(|field| field.name() == name);
-            let former = former_names.iter().map(String::as_str).find(|former| has(former));
-            let name = former.filter(|_| !has(name)).unwrap_or(name);
-            let mut found = schema.fields().iter().enumerate().filter(|(_, field)| field.name() == name);
-            let (root, field) = match (found.next(), found.next()) {
-                (Some(only), None) => only,
-                (Some(_), Some(_)) => return Err(Error::source(path, format!("column {name} is there twice"))),
-                (None, _) => {
-                    let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-                    let reason = format!(
-                        "column {name} ({}) of view {} is missing, the file has {}",
-                        wanted.name(),
-                        view.name,
-                        names.join(", ")
-                    );
-                    return Err(Error::source(path, reason));
-                }
+            let in_folder = |name: &&str| source.partitions.iter().find(|(column, _)| column == name);
+            let names: Vec<_> = std::iter::once(name).chain(former_names.iter().map(String::as_str)).collect();
+            let Some(root) = wanted.find(view, schema, &names).map_err(|reason| Error::source(path, reason))? else {
+                let Some((column, value)) = names.iter().find_map(in_folder) else {
+                    return Err(Error::source(path, missing(view, name, wanted, schema)));
+                };
+                let value = partition::value(value.as_deref(), wanted)
+                    .map_err(|reason| Error::source(path, format!("column {column}: {reason}")))?;
+                columns.push((ColumnFrom::Folder(value), wanted));
+                continue;
             };
-            if !wanted.accepts(field.data_type()) {
-                let reason = format!(
-                    "column {name} is {}, view {} expects {}, which takes {}",
-                    field.data_type(),
-                    view.name,
-                    wanted.name(),
-                    wanted.accepted()
-                );
-                return Err(Error::source(path, reason));
-            }
-            roots.push((root, wanted));
+            roots.push(root);
+            columns.push((ColumnFrom::File(root), wanted));
         }
         // The reader returns the wanted columns in the order of the file.
-        let mut in_file_order: Vec<_> = roots.iter().map(|(root, _)| *root).collect();
-        in_file_order.sort_unstable();
-        let position = |root| in_file_order.partition_point(|&other| other < root);
-        let columns = roots.iter().map(|&(root, wanted)| (position(root), wanted)).collect();
-        let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
-        let mask = ProjectionMask::roots(builder.parquet_schema(), in_file_order.iter().copied());
-        let reader = builder
-            .with_projection(mask)
-            .with_batch_size(BATCH_ROWS)
-            .build()
-            .map_err(|error| Error::source(path, error.to_string()))?;
-        Ok(SourceFile { path, view, reader, schema: view.arrow_schema(), rows, columns, rows_read: 0 })
-    }
-
-    /// The file.
-    pub(crate) fn path(&self) -> &'a Path {
-        self.path
+        roots.sort_unstable();
+        for (from, _) in &mut columns {
+            if let ColumnFrom::File(root) = from {
+                *root = roots.partition_point(|other| other < root);
+            }
+        }
+        let mask = ProjectionMask::roots(builder.parquet_schema(), roots.iter().copied());
+        let groups = builder.metadata().row_groups();
+        let rows = groups.iter().map(group_rows).fold(0, u64::saturating_add);
+        let largest = groups.iter().map(|group| bytes_per_row(group, &mask)).max().unwrap_or(0);
+        let batch_rows = (BATCH_BYTES / largest.max(1)).clamp(1, BATCH_ROWS as u64) as usize;
+        let first_row = range.as_ref().map_or(0, |range| range.start);
+        let mut builder = builder.with_projection(mask).with_batch_size(batch_rows);
+        if let Some(range) = range {
+            let (groups, skipped) = overlapping(builder.metadata().row_groups(), &range);
+            builder = builder.with_row_groups(groups);
+            builder = builder.with_offset(skipped as usize).with_limit((range.end - range.start) as usize);
+        }
+        let reader = catch_unwind(AssertUnwindSafe(|| builder.build()));
+        let reader = reader.map_err(|_| Error::source(path, "cannot be decoded, it is damaged"))?;
+        let reader = reader.map_err(unreadable)?;
+        Ok(SourceFile {
+            path,
+            view,
+            reader,
+            schema: view.arrow_schema(),
+            rows,
+            columns,
+            first_row,
+            rows_read: 0,
+            remote,
+        })
     }
 
     /// Rows in the file, by its own account.
@@ -167,7 +190,7 @@ impl<'a> SourceFile<'a> {
 
     /// The next batch; `None` at the end.
     pub(crate) fn next_batch(&mut self) -> Result<Option<SourceBatch>, Error> {
-        let first_row = self.rows_read;
+        let first_row = self.first_row + self.rows_read;
         // Some decoders of the parquet crate panic on lengths that a damaged file makes up.
         let next = catch_unwind(AssertUnwindSafe(|| self.reader.next()));
         let next = next
@@ -175,28 +198,37 @@ impl<'a> SourceFile<'a> {
         let Some(batch) = next else {
             return Ok(None);
         };
-        let batch = batch.map_err(|error| {
-            let reason = format!("cannot be read after row {first_row}, it is cut short or damaged: {error}");
-            Error::source(self.path, reason)
+        let batch = batch.map_err(|error| match self.remote.as_ref().and_then(RemoteFile::take_failure) {
+            Some(failure) => failure,
+            None => {
+                let reason = format!("cannot be read after row {first_row}, it is cut short or damaged: {error}");
+                Error::source(self.path, reason)
+            }
         })?;
         self.rows_read += batch.num_rows() as u64;
         let mut columns = Vec::with_capacity(self.columns.len());
-        for (position, wanted) in &self.columns {
-            columns.push(wanted.convert(batch.column(*position)).map_err(|reason| {
-                let (name, last) = (batch.schema_ref().field(*position).name(), self.rows_read);
+        for (from, wanted) in &self.columns {
+            let (column, name) = match from {
+                ColumnFrom::File(position) => {
+                    (wanted.convert(batch.column(*position)), batch.schema_ref().field(*position).name().as_str())
+                }
+                ColumnFrom::Folder(value) => (partition::repeated(value, batch.num_rows()), "of the folder's name"),
+            };
+            columns.push(column.map_err(|reason| {
+                let last = first_row + batch.num_rows() as u64;
                 Error::source(self.path, format!("column {name}, rows {first_row} to {last}: {reason}"))
             })?);
         }
         let failed = |error: arrow::error::ArrowError| Error::source(self.path, error.to_string());
-        let (mut rejected, mut first_rejected) = (0, None);
+        let (mut rejected, mut samples) = (0, Vec::new());
         if !self.all_usable(&columns) {
             let usable;
-            (usable, rejected, first_rejected) = self.usable(&columns, first_row);
+            (usable, rejected, samples) = self.usable(&columns, first_row);
             let filtered = columns.iter().map(|column| filter(column, &usable)).collect::<Result<_, _>>();
             columns = filtered.map_err(failed)?;
         }
         let rows = RecordBatch::try_new(self.schema.clone(), columns).map_err(failed)?;
-        Ok(Some(SourceBatch { rows, rejected, first_rejected }))
+        Ok(Some(SourceBatch { rows, rejected, samples }))
     }
 
     /// Whether the keys of all rows can be stored, as they nearly always can.
@@ -214,39 +246,76 @@ impl<'a> SourceFile<'a> {
         Some((name, &columns[2 + feature]))
     }
 
-    /// Which rows have keys that can be stored.
-    fn usable(&self, columns: &[ArrayRef], first_row: u64) -> (BooleanArray, u64, Option<(u64, String)>) {
+    /// Which rows have keys that can be stored, how many have not, and the first of those.
+    fn usable(&self, columns: &[ArrayRef], first_row: u64) -> (BooleanArray, u64, Vec<Reject>) {
         let entities = columns[0].as_string::<i32>();
         let element_key = self.element_key(columns);
-        let fault = |row: usize| -> Option<String> {
+        let fault = |row: usize| -> Option<(&String, String)> {
+            let is_null = || "is null".to_owned();
             if entities.is_null(row) {
-                return Some(format!("{} is null", self.view.entity_key));
+                return Some((&self.view.entity_key, is_null()));
             }
             let length = entities.value(row).len();
             if length == 0 || length > MAX_ENTITY_BYTES {
-                let key = &self.view.entity_key;
-                return Some(format!("{key} has {length} bytes, allowed are 1 to {MAX_ENTITY_BYTES}"));
+                let reason = format!("has {length} bytes, allowed are 1 to {MAX_ENTITY_BYTES}");
+                return Some((&self.view.entity_key, reason));
             }
             if columns[1].is_null(row) {
-                return Some(format!("{} is null", self.view.event_time));
+                return Some((&self.view.event_time, is_null()));
             }
-            match element_key {
-                Some((name, column)) if column.is_null(row) => Some(format!("{name} is null")),
-                _ => None,
-            }
+            element_key.filter(|(_, column)| column.is_null(row)).map(|(name, _)| (name, is_null()))
         };
-        let (mut rejected, mut first) = (0, None);
+        let (mut rejected, mut samples) = (0, Vec::new());
         let usable = (0..entities.len()).map(|row| {
             let fault = fault(row);
             let fine = fault.is_none();
-            if let Some(fault) = fault {
+            if let Some((column, reason)) = fault {
                 rejected += 1;
-                first.get_or_insert((first_row + row as u64, fault));
+                if samples.len() < MAX_SAMPLES {
+                    let key = entities.is_valid(row).then(|| entities.value(row).chars().take(MAX_KEY_CHARS).collect());
+                    let (file, column) = (self.path.display().to_string(), column.clone());
+                    samples.push(Reject { file, row: first_row + row as u64, column, reason, key });
+                }
             }
             Some(fine)
         });
-        (usable.collect(), rejected, first)
+        (usable.collect(), rejected, samples)
     }
+}
+
+/// What is said of a column that is nowhere.
+fn missing(view: &ViewConfig, name: &str, wanted: Wanted, schema: &Schema) -> String {
+    let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    let (wanted, view, names) = (wanted.name(), &view.name, names.join(", "));
+    format!("column {name} ({wanted}) of view {view} is missing, the file has {names}")
+}
+
+/// Rows of a row group; a damaged footer may say anything.
+fn group_rows(group: &RowGroupMetaData) -> u64 {
+    u64::try_from(group.num_rows()).unwrap_or(0)
+}
+
+/// Bytes that a row of the wanted columns takes, before its pages were compressed.
+fn bytes_per_row(group: &RowGroupMetaData, wanted: &ProjectionMask) -> u64 {
+    let columns = group.columns().iter().enumerate().filter(|(leaf, _)| wanted.leaf_included(*leaf));
+    let bytes = columns.map(|(_, column)| u64::try_from(column.uncompressed_size()).unwrap_or(0));
+    bytes.fold(0, u64::saturating_add) / group_rows(group).max(1)
+}
+
+/// The row groups that hold a range of rows, and how many rows of the first come before it.
+fn overlapping(groups: &[RowGroupMetaData], range: &Range<u64>) -> (Vec<usize>, u64) {
+    let (mut found, mut skipped, mut start) = (Vec::new(), 0, 0u64);
+    for (number, group) in groups.iter().enumerate() {
+        let end = start.saturating_add(group_rows(group));
+        if start < range.end && range.start < end {
+            if found.is_empty() {
+                skipped = range.start - start;
+            }
+            found.push(number);
+        }
+        start = end;
+    }
+    (found, skipped)
 }
 
 /// The columns of the canonical batch, in its order: the name of each, what it may be called in a file that lacks that name, and what it
