@@ -2,7 +2,13 @@
 
 use std::path::PathBuf;
 
-const PROTOS: [&str; 3] = ["larder/v1/answer.proto", "larder/v1/features.proto", "larder/v1/admin.proto"];
+const PROTOS: [&str; 5] = [
+    "larder/v1/answer.proto",
+    "larder/v1/features.proto",
+    "larder/v1/lane.proto",
+    "larder/v1/rows.proto",
+    "larder/v1/admin.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");

@@ -1,28 +1,34 @@
-//! The Admin service: publishing, rolling back, placing, erasing, warming, swapping heads, looking inside.
+//! The Admin service: publishing, rolling back, placing, erasing, warming, swapping heads, chaos, looking inside.
 
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use larder_ingest::{ColdRule, place};
-use larder_model::{DeviceStatus, Head};
+use larder_model::{DeviceState, DeviceStatus, Head};
 use larder_store::{
-    Compacted, Error, GenerationInfo, GenerationState, MAX_ENTITY_BYTES, Published, Status as ValueStatus, Store,
-    TenantId, read_hot_set,
+    BreakerState, BreakerStatus, Compacted, Error, GenerationInfo, MAX_ENTITY_BYTES, Published, Store, TenantId,
+    read_hot_set,
 };
+use serde_json::{Value as Json, json};
 use tonic::{Request, Response, Status};
 
+use crate::chaos::ChaosConfig;
 use crate::encoders::LoadedEncoder;
 use crate::engine::Engine;
 use crate::error::Refusal;
-use crate::features::{check_number, read, wanted};
+use crate::features::{check_entities_of_call, check_number, refusal, wanted};
+use crate::inspect;
+use crate::memory;
 use crate::node::Shared;
 use crate::pipeline::now_ms;
 use crate::rung::Rung;
+use crate::shard::check_entities;
 use crate::v1;
 use crate::v1::admin_server::Admin;
-use crate::warmth;
+use crate::warmth::{self, Warmed};
 use crate::wire::{count, rung};
 
 #[derive(Debug)]
@@ -33,6 +39,20 @@ pub(crate) struct AdminService {
 impl AdminService {
     pub(crate) fn new(shared: Arc<Shared>) -> AdminService {
         AdminService { shared }
+    }
+
+    fn chaos(&self) -> v1::ChaosReply {
+        let config = self.shared.chaos.config();
+        let chaos = v1::Chaos {
+            store_latency_ms: config.store_latency_ms,
+            cold_latency_ms: config.cold_latency_ms,
+            cold_error_rate: config.cold_error_rate,
+            device_failure_rate: config.device_failure_rate,
+            reply_latency_ms: config.reply_latency_ms,
+            drop_connection_rate: config.drop_connection_rate,
+            seed: config.seed,
+        };
+        v1::ChaosReply { allowed: self.shared.chaos.is_allowed(), chaos: Some(chaos) }
     }
 
     /// Does what changes which generation is live, and tells which one is live then.
@@ -82,31 +102,34 @@ impl Admin for AdminService {
         _request: Request<v1::ListGenerationsRequest>,
     ) -> Result<Response<v1::ListGenerationsReply>, Status> {
         let generations = self.shared.serving()?.store.generations();
-        let generation = |info: GenerationInfo| v1::Generation {
-            tenant: self.shared.identity.tenant_name(info.tenant),
-            view: info.view,
-            generation: info.generation,
-            live: info.state == GenerationState::Live,
-            entities: info.entities,
-            rows: info.rows,
-            as_of_ms: info.as_of_ms,
-            cold_entities: info.cold_entities,
-            cold_files: info.cold_files as u64,
-            bytes: info.bytes,
-        };
+        let generation =
+            |info: GenerationInfo| inspect::generation(self.shared.identity.tenant_name(info.tenant), info);
         Ok(Response::new(v1::ListGenerationsReply { generations: generations.into_iter().map(generation).collect() }))
     }
 
     async fn warm(&self, request: Request<v1::WarmRequest>) -> Result<Response<v1::WarmReply>, Status> {
-        let v1::WarmRequest { tenant, service, entities } = request.into_inner();
+        let v1::WarmRequest { tenant, service, entities, look_only } = request.into_inner();
         let (_, tenant) = self.shared.identity.tenant(&tenant)?;
         let features = wanted(&self.shared.config, &[], &service)?;
+        check_entities_of_call(&self.shared.config.node, &entities)?;
+        let engine = self.shared.serving()?.clone();
         let number = entities.len();
-        let found = read(&self.shared, tenant, features, entities, move |fetched| {
-            let present = |row: &usize| fetched.views.iter().any(|view| view.status[*row] == ValueStatus::Present);
-            (0..number).filter(present).count()
-        });
-        Ok(Response::new(v1::WarmReply { entities: count(number), found: count(found.await?) }))
+        let work = move || {
+            let invalid = |error: Error| Refusal::Invalid(error.to_string());
+            let plan = engine.store.compile(&features).map_err(invalid)?;
+            warmth::warm(&engine, &plan, tenant, &entities, look_only).map_err(|error| refusal(&error))
+        };
+        let Warmed { found, already_hot, hot, usage } = self.shared.reading(work).await?;
+        Ok(Response::new(v1::WarmReply {
+            entities: count(number),
+            found: count(found),
+            already_hot: count(already_hot),
+            hot: count(hot),
+            hot_tier_bytes: usage.bytes,
+            hot_tier_limit_bytes: usage.most_bytes,
+            hot_tier_entries: usage.entries,
+            hot_tier_limit_entries: usage.most_entries,
+        }))
     }
 
     async fn place(&self, request: Request<v1::PlaceRequest>) -> Result<Response<v1::PublishReply>, Status> {
@@ -142,8 +165,15 @@ impl Admin for AdminService {
             let message = format!("entities[{at}] has {length} bytes; 1 to {MAX_ENTITY_BYTES} are allowed");
             return Err(Refusal::Invalid(message).into());
         }
+        check_entities(entities.iter().map(String::as_str), self.shared.config.node.shard)?;
         let engine = self.shared.serving()?.clone();
-        let number = self.shared.changing(move || erase(&engine.store, tenant, &entities)).await?;
+        let shared = self.shared.clone();
+        let work = move || {
+            let number = erase(&engine.store, tenant, &entities)?;
+            shared.lane.get().map_or(Ok(()), |lane| lane.erase(tenant, &entities))?;
+            Ok(number)
+        };
+        let number = self.shared.changing(work).await?;
         Ok(Response::new(v1::EraseReply { entities: count(number) }))
     }
 
@@ -189,6 +219,25 @@ impl Admin for AdminService {
         Ok(Response::new(v1::ReloadHeadReply { heads: heads.into_iter().map(reloaded).collect() }))
     }
 
+    async fn set_chaos(&self, request: Request<v1::SetChaosRequest>) -> Result<Response<v1::ChaosReply>, Status> {
+        let chaos = request.into_inner().chaos.unwrap_or_default();
+        let config = ChaosConfig {
+            store_latency_ms: chaos.store_latency_ms,
+            cold_latency_ms: chaos.cold_latency_ms,
+            cold_error_rate: chaos.cold_error_rate,
+            device_failure_rate: chaos.device_failure_rate,
+            reply_latency_ms: chaos.reply_latency_ms,
+            drop_connection_rate: chaos.drop_connection_rate,
+            seed: chaos.seed,
+        };
+        self.shared.chaos.set(config, self.shared.engine().map(|engine| &**engine))?;
+        Ok(Response::new(self.chaos()))
+    }
+
+    async fn get_chaos(&self, _request: Request<v1::GetChaosRequest>) -> Result<Response<v1::ChaosReply>, Status> {
+        Ok(Response::new(self.chaos()))
+    }
+
     async fn get_node_status(
         &self,
         _request: Request<v1::GetNodeStatusRequest>,
@@ -196,6 +245,7 @@ impl Admin for AdminService {
         let shared = &self.shared;
         let counters = &shared.counters;
         let engine = shared.engine();
+        let memory = engine.and_then(|engine| memory::warning(&shared.config.store, &engine.encoders, &shared.limits));
         Ok(Response::new(v1::NodeStatus {
             state: shared.life.state().label().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -215,8 +265,108 @@ impl Admin for AdminService {
                 .unwrap_or_else(|_| shared.config.store.path.clone())
                 .display()
                 .to_string(),
+            warnings: shared.chaos.warning().into_iter().chain(memory).collect(),
+            breakers: engine.map(breakers).unwrap_or_default().into_iter().map(breaker).collect(),
+            shard: if shared.config.node.shard.is_whole() {
+                String::new()
+            } else {
+                shared.config.node.shard.to_string()
+            },
             encoders: engine.map_or(&[][..], |engine| &engine.encoders).iter().map(encoder_status).collect(),
         }))
+    }
+
+    async fn inspect_store(
+        &self,
+        _request: Request<v1::InspectStoreRequest>,
+    ) -> Result<Response<v1::InspectStoreReply>, Status> {
+        let (engine, shared) = (self.shared.serving()?.clone(), self.shared.clone());
+        let counters = &shared.counters;
+        let hits = v1::TierHits {
+            hot: counters.hot_hits.load(Ordering::Relaxed),
+            warm: counters.warm_hits.load(Ordering::Relaxed),
+            cold: counters.cold_hits.load(Ordering::Relaxed),
+            not_in_time: counters.not_in_time.load(Ordering::Relaxed),
+        };
+        let config = shared.config.clone();
+        let work = move || {
+            let reply = inspect::inspect_store(&engine.store, &config).map_err(|error| refused(&error))?;
+            let breakers = breakers(&engine).into_iter().map(breaker).collect();
+            Ok(v1::InspectStoreReply { hits: Some(hits), breakers, ..reply })
+        };
+        Ok(Response::new(self.shared.looking(work).await?))
+    }
+
+    async fn inspect_entity(
+        &self,
+        request: Request<v1::InspectEntityRequest>,
+    ) -> Result<Response<v1::InspectEntityReply>, Status> {
+        let v1::InspectEntityRequest { tenant, entity, view } = request.into_inner();
+        let (_, tenant) = self.shared.identity.tenant(&tenant)?;
+        let (engine, config) = (self.shared.serving()?.clone(), self.shared.config.clone());
+        let work = move || {
+            inspect::inspect_entity(&engine.store, &config, tenant, &entity, &view, now_ms()).map_err(|e| refused(&e))
+        };
+        Ok(Response::new(self.shared.looking(work).await?))
+    }
+
+    async fn checkpoint(
+        &self,
+        _request: Request<v1::CheckpointRequest>,
+    ) -> Result<Response<v1::CheckpointReply>, Status> {
+        let engine = self.shared.serving()?.clone();
+        let made = self.shared.changing(move || engine.store.checkpoint().map_err(|error| refused(&error))).await?;
+        let text = |path: &Path| {
+            let text = path.to_str().map(str::to_owned);
+            text.ok_or_else(|| Refusal::Internal(format!("{} is not UTF-8", path.display())))
+        };
+        Ok(Response::new(v1::CheckpointReply {
+            store_path: text(&made.store)?,
+            cold_path: made.cold.as_deref().map(text).transpose()?.unwrap_or_default(),
+            store_name: made.store_name,
+        }))
+    }
+
+    async fn release_checkpoint(
+        &self,
+        _request: Request<v1::ReleaseCheckpointRequest>,
+    ) -> Result<Response<v1::ReleaseCheckpointReply>, Status> {
+        let engine = self.shared.serving()?.clone();
+        let work = move || engine.store.release_checkpoint().map_err(|error| refused(&error));
+        self.shared.changing(work).await?;
+        Ok(Response::new(v1::ReleaseCheckpointReply {}))
+    }
+}
+
+/// What can be done through Arrow Flight too, with its outcome as JSON.
+impl AdminService {
+    pub(crate) async fn publish_folder(&self, path: String) -> Result<Json, Status> {
+        let reply = self.publish(Request::new(v1::PublishRequest { path })).await?.into_inner();
+        Ok(json!({
+            "tenant": reply.tenant,
+            "view": reply.view,
+            "live_generation": reply.live_generation,
+            "previous_generation": reply.previous_generation,
+            "entities": reply.entities,
+            "rows": reply.rows,
+            "already_live": reply.already_live,
+        }))
+    }
+
+    pub(crate) async fn warm_entities(
+        &self,
+        tenant: String,
+        service: String,
+        entities: Vec<String>,
+    ) -> Result<Json, Status> {
+        let request = v1::WarmRequest { tenant, service, entities, look_only: false };
+        let v1::WarmReply { entities, found, .. } = self.warm(Request::new(request)).await?.into_inner();
+        Ok(json!({ "entities": entities, "found": found }))
+    }
+
+    pub(crate) async fn compact(&self) -> Result<Json, Status> {
+        let reply = self.compact_erased(Request::new(v1::CompactErasedRequest {})).await?.into_inner();
+        Ok(json!({ "rows": reply.rows, "live": reply.live, "files": reply.files }))
     }
 }
 
@@ -234,8 +384,32 @@ fn encoder_status(loaded: &LoadedEncoder) -> v1::EncoderStatus {
     }
 }
 
+/// Of everything that can be left alone for a while.
+fn breakers(engine: &Arc<Engine>) -> Vec<BreakerStatus> {
+    let devices = engine.devices.states().into_iter().filter(|device| device.state != DeviceState::Broken);
+    let encoders = engine.encoders.iter().map(|loaded| loaded.breaker.status(Instant::now()));
+    iter::once(engine.store.cold_breaker()).chain(devices.map(of_device)).chain(encoders).collect()
+}
+
+/// A resting device is an open breaker, and its self-check the trial.
+fn of_device(device: DeviceStatus) -> BreakerStatus {
+    let DeviceStatus { name, state, failures, retry_in, .. } = device;
+    let state = match state {
+        DeviceState::Resting if retry_in.is_zero() => BreakerState::HalfOpen,
+        DeviceState::Resting => BreakerState::Open,
+        DeviceState::Ready | DeviceState::Standby | DeviceState::Broken => BreakerState::Closed,
+    };
+    BreakerStatus { dependency: format!("device {name}"), state, failures, retry_in }
+}
+
+fn breaker(status: BreakerStatus) -> v1::Breaker {
+    let BreakerStatus { dependency, state, failures, retry_in } = status;
+    let retry_in_ms = u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX);
+    v1::Breaker { dependency, state: state.label().to_owned(), failures, retry_in_ms }
+}
+
 fn device(status: DeviceStatus) -> v1::Device {
-    let DeviceStatus { name, state, reason, tokens_per_s, texts } = status;
+    let DeviceStatus { name, state, reason, tokens_per_s, texts, .. } = status;
     v1::Device { name, state: state.label().to_owned(), reason, tokens_per_s, texts }
 }
 

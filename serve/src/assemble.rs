@@ -94,6 +94,19 @@ impl ServiceLayout {
         Ok(ServiceLayout { views, encoded, encoder: FeatureEncoder::new(service.encoded_features())? })
     }
 
+    /// The same for views that stand in a fetch with all their features, in the service's order.
+    #[cfg(test)]
+    pub(crate) fn of_views(service: &ServiceConfig, views: &[&str]) -> ServiceLayout {
+        let references = service.references();
+        let layout = |(view, name): (usize, &&str)| {
+            let features = references.iter().filter(|reference| reference.view == **name);
+            let columns = features.enumerate().map(|(column, reference)| (reference.feature.clone(), column)).collect();
+            ViewLayout { view, columns }
+        };
+        let encoder = FeatureEncoder::new(service.encoded_features()).unwrap();
+        ServiceLayout { views: views.iter().enumerate().map(layout).collect(), encoded: Vec::new(), encoder }
+    }
+
     /// The names that a template may use, and for objects the fields each has.
     pub(crate) fn variables(&self, node: &NodeConfig, service: &ServiceConfig) -> Variables {
         let mut variables = Variables::new();

@@ -1,26 +1,25 @@
-//! One question's answer from its ranking and its user's features: the words, and everything the reply says of itself.
+//! One question's answer: from its ranking and its user's features, or from its tenant's text alone. The words, and everything the reply
+//! says of itself.
 
-use larder_store::{Fetched, Status};
+use larder_store::Status;
 
-use crate::question::{Admitted, Answer, BatchInfo, Candidate, Provenance, Timings};
+use crate::fetch::Common;
+use crate::group::Member;
+use crate::question::{Answer, Candidate, Provenance, Timings};
 use crate::rank::Ranked;
+use crate::template_rows::UserRows;
 
-/// The answer to one question, in words, with where it came from. Timings are filled in by the caller.
-pub(crate) fn answer(
-    question: &Admitted,
-    ranked: &Ranked,
-    features: Option<&Fetched>,
-    row: Option<usize>,
-    now_ms: i64,
-    batch: BatchInfo,
-) -> Answer {
-    let (tenant, ranking) = (&question.tenant, &ranked.ranking);
-    let of_user = features.zip(row);
-    let views = of_user.map(|(fetched, row)| tenant.layout.provenance(fetched, row, now_ms)).unwrap_or_default();
+/// The answer to a ranked question, in words, with where it came from. Timings are filled in by the caller.
+pub(crate) fn answer(ranked: &Ranked, common: &Common) -> Answer {
+    let Ranked { member, ranking, truncated } = ranked;
+    let question = &member.question;
+    let tenant = &question.tenant;
+    let rows = common.features.as_ref().zip(member.row);
+    let views = rows.map(|(fetched, row)| tenant.layout.provenance(fetched, row, common.now_ms)).unwrap_or_default();
     let mut notes = question.question.notes.clone();
-    if features.is_none() {
+    if common.features.is_none() {
         notes.push("the feature store could not be read; answered without features".to_owned());
-    } else if row.is_none() {
+    } else if member.row.is_none() {
         notes.push("the call named no user; answered without features".to_owned());
     } else {
         notes.extend(absence(&views));
@@ -29,7 +28,8 @@ pub(crate) fn answer(
         (tenant.hand_over.clone(), String::new())
     } else {
         let intent = &tenant.catalogue.intents[ranking.best];
-        let rendered = tenant.renderer.render((&intent.name, ranking.best), &tenant.layout, of_user);
+        let rows = rows.map(|(fetched, row)| UserRows { layout: tenant.layout.clone(), fetched: fetched.clone(), row });
+        let rendered = tenant.renderer.render((&intent.name, ranking.best), rows);
         if !rendered.complete && notes.is_empty() {
             notes.push(
                 "the answer's template needs a feature that this user has not; the general answer was taken".to_owned(),
@@ -37,7 +37,7 @@ pub(crate) fn answer(
         }
         (rendered.text, intent.name.clone())
     };
-    if ranked.truncated {
+    if *truncated {
         notes.push("the text is longer than the model reads; its end was not considered".to_owned());
     }
     let candidate = |&(intent, probability): &(usize, f32)| Candidate {
@@ -52,12 +52,29 @@ pub(crate) fn answer(
         confidence: ranking.confidence,
         handed_over: ranking.hand_over,
         candidates: ranking.candidates.iter().map(candidate).collect(),
-        rung: ranked.rung,
-        rung_reason: ranked.reason,
+        choice: member.choice,
         views,
         notes,
         timings: Timings::default(),
-        batch,
+        batch: common.info,
+    }
+}
+
+/// The tenant's text for questions that a person takes over: nothing was ranked, and nothing of the user is in it.
+pub(crate) fn fallback(member: &Member, common: &Common) -> Answer {
+    let question = &member.question;
+    Answer {
+        request_id: question.question.request_id.clone(),
+        text: question.tenant.hand_over.clone(),
+        intent: String::new(),
+        confidence: 0.0,
+        handed_over: true,
+        candidates: Vec::new(),
+        choice: member.choice,
+        views: Vec::new(),
+        notes: question.question.notes.clone(),
+        timings: Timings::default(),
+        batch: common.info,
     }
 }
 

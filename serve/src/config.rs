@@ -9,11 +9,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use larder_model::{EncodedFeature, EncoderConfig, Encoding, ModelConfig};
-use larder_store::{FeatureRef, StoreConfig, ViewConfig};
+use larder_store::{FeatureRef, Shard, StoreConfig, ViewConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::chaos::ChaosConfig;
 use crate::context::Class;
+use crate::lane::LaneConfig;
+use crate::rows::RowsConfig;
 use crate::rung::Rung;
+use crate::schedule::config::{AdmissionConfig, BatcherConfig, RungsConfig};
+use crate::threads::ThreadsConfig;
 
 /// Everything larder.toml can say.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -27,8 +32,21 @@ pub struct NodeConfig {
     pub admission: AdmissionConfig,
     /// How questions become batches.
     pub batcher: BatcherConfig,
+    /// Questions that nobody waits for.
+    pub lane: LaneConfig,
+    /// What applications write while the node serves.
+    pub rows: RowsConfig,
+    /// What answers a question beside the full model, and when.
+    pub rungs: RungsConfig,
+    /// Which threads run on which CPUs.
+    pub threads: ThreadsConfig,
     /// The feature store.
     pub store: StoreConfig,
+    /// Faults on purpose.
+    pub chaos: ChaosConfig,
+    /// Whether those are allowed: no setting, but how the process was started.
+    #[serde(skip)]
+    pub allow_chaos: bool,
     /// The models: where they run, and the encoder of each rung.
     pub model: ModelConfig,
     /// The tenants this node answers for.
@@ -50,6 +68,9 @@ pub struct NodeSection {
     pub listen: SocketAddr,
     /// Where /metrics and /healthz are served over HTTP.
     pub metrics_listen: SocketAddr,
+    /// Which part of all entities is this node's, "i/n"; empty where it has all of them.
+    #[serde(with = "crate::shard::setting")]
+    pub shard: Shard,
     /// Folder for what can be made again and is worth keeping: the catalogues' vectors.
     pub cache: PathBuf,
     /// tracing's filter, as in RUST_LOG, which overrides it.
@@ -62,7 +83,7 @@ pub struct NodeSection {
     pub max_deadline_ms: u64,
     /// How long a stopping node goes on answering what it has let in.
     pub drain_timeout_s: u64,
-    /// How long a starting node reads what was hot before it stopped; 0 = it starts with an empty hot tier.
+    /// How long a starting node reads what was hot before it stopped, and the tenants' warm_keys; 0 = it starts with an empty hot tier.
     pub warm_timeout_s: u64,
     /// Longest question, in characters.
     pub max_text_chars: usize,
@@ -83,6 +104,7 @@ impl Default for NodeSection {
         NodeSection {
             listen: SocketAddr::from(([127, 0, 0, 1], 7700)),
             metrics_listen: SocketAddr::from(([127, 0, 0, 1], 7701)),
+            shard: Shard::default(),
             cache: PathBuf::from("data/cache"),
             log: "info".to_owned(),
             io_threads: 2,
@@ -145,40 +167,6 @@ pub enum IdentityMode {
     Development,
 }
 
-/// `[admission]`: what is let in.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AdmissionConfig {
-    /// Most questions let in and not yet answered.
-    pub max_questions: usize,
-    /// Most predicted work let in and not yet done, in milliseconds of the scorer.
-    pub max_backlog_ms: u64,
-}
-
-impl Default for AdmissionConfig {
-    fn default() -> Self {
-        AdmissionConfig { max_questions: 1_024, max_backlog_ms: 2_000 }
-    }
-}
-
-/// `[batcher]`: how questions become batches.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct BatcherConfig {
-    /// Most questions in a batch.
-    pub max_questions: usize,
-    /// Most predicted scoring time of a batch; a single question may exceed it.
-    pub max_cost_ms: u64,
-    /// While the scorer is busy, the longest a question waits for others before its batch closes and is fetched ahead.
-    pub max_wait_us: u64,
-}
-
-impl Default for BatcherConfig {
-    fn default() -> Self {
-        BatcherConfig { max_questions: 32, max_cost_ms: 75, max_wait_us: 3_000 }
-    }
-}
-
 /// `[[tenant]]`: one customer of the node, with answers of its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -202,9 +190,21 @@ pub struct TenantConfig {
     pub light: Option<EncoderConfig>,
     /// The feature service its answers use.
     pub service: String,
+    /// A file of entity keys, one per line, whose rows a starting node reads before it is ready; absent = none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm_keys: Option<PathBuf>,
     /// What a customer reads when a person takes over.
     #[serde(default = "default_hand_over")]
     pub hand_over: String,
+    /// Most questions a second; 0 = no limit of its own.
+    #[serde(default)]
+    pub max_per_s: u32,
+    /// How many of them may come at once after a pause; 0 = those of one second.
+    #[serde(default)]
+    pub burst: u32,
+    /// Whether its callers may write live rows; absent = as `[rows] write` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_rows: Option<bool>,
 }
 
 fn default_hand_over() -> String {
@@ -286,7 +286,8 @@ impl NodeConfig {
 
     /// Reads and checks the text of a file, paths as they stand.
     pub fn parse(text: &str) -> Result<NodeConfig, String> {
-        let config: NodeConfig = toml::from_str(text).map_err(|error| error.to_string())?;
+        let mut config: NodeConfig = toml::from_str(text).map_err(|error| error.to_string())?;
+        config.store.shard = config.node.shard;
         config.validate()?;
         Ok(config)
     }
@@ -343,6 +344,7 @@ impl NodeConfig {
             tenant.light.as_mut().map(resolve);
             tenant.light_head = tenant.light_head.take().map(|head| folder.join(head));
             tenant.catalogue = folder.join(&tenant.catalogue);
+            tenant.warm_keys = tenant.warm_keys.take().map(|keys| folder.join(keys));
             tenant.head = tenant.head.take().map(|head| folder.join(head));
         }
     }

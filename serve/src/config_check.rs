@@ -8,14 +8,21 @@ use larder_model::{EncoderConfig, Encoding};
 use larder_store::FeatureType;
 
 use crate::config::{IdentityMode, NodeConfig, ServiceFeature, TenantConfig};
+use crate::cpu_list;
 use crate::rung::Rung;
 
 impl NodeConfig {
     /// Checks every value, and every reference from one section to another.
     pub(crate) fn validate(&self) -> Result<(), String> {
         self.validate_node()?;
+        self.lane.validate()?;
+        self.rows.validate()?;
         self.store.validate().map_err(|error| error.to_string())?;
         self.model.validate().map_err(|error| error.to_string())?;
+        self.chaos.validate("chaos.")?;
+        for (name, list) in self.threads.lists() {
+            cpu_list::parse(list).map_err(|problem| format!("threads.{name} = \"{list}\": {problem}"))?;
+        }
         self.validate_views()?;
         self.validate_services()?;
         self.validate_fetch_size()?;
@@ -40,6 +47,8 @@ impl NodeConfig {
         within("batcher.max_questions", self.batcher.max_questions, 1, 4_096)?;
         within("batcher.max_cost_ms", self.batcher.max_cost_ms, 1, 60_000)?;
         within("batcher.max_wait_us", self.batcher.max_wait_us, 0, 1_000_000)?;
+        self.validate_admission()?;
+        within("rungs.cache_mib", self.rungs.cache_mib, 0, 1 << 20)?;
         let remote = !node.listen.ip().is_loopback();
         if self.identity.mode == IdentityMode::Development && remote && !self.identity.allow_remote {
             return Err(format!(
@@ -49,6 +58,19 @@ impl NodeConfig {
             ));
         }
         Ok(())
+    }
+
+    fn validate_admission(&self) -> Result<(), String> {
+        let (admission, rungs) = (&self.admission, &self.rungs);
+        within("admission.least_concurrency", admission.least_concurrency, 1, 1_000_000)?;
+        within("admission.standing_target_ms", admission.standing_target_ms, 0, 60_000)?;
+        within("admission.vip_weight", admission.vip_weight, 1, 1_000)?;
+        within("admission.normal_weight", admission.normal_weight, 1, 1_000)?;
+        within("admission.bulk_weight", admission.bulk_weight, 1, 1_000)?;
+        within("rungs.full_until_vip", rungs.full_until_vip, 0.0, 1.0)?;
+        within("rungs.full_until_normal", rungs.full_until_normal, 0.0, 1.0)?;
+        within("rungs.full_until_bulk", rungs.full_until_bulk, 0.0, 1.0)?;
+        within("rungs.full_again_below", rungs.full_again_below, 0.0, 1.0)
     }
 
     fn validate_views(&self) -> Result<(), String> {
@@ -184,7 +206,7 @@ fn encodes(encoding: &Encoding, data_type: FeatureType) -> bool {
     }
 }
 
-fn within<T: PartialOrd + Display + Copy>(key: &str, value: T, least: T, most: T) -> Result<(), String> {
+pub(crate) fn within<T: PartialOrd + Display + Copy>(key: &str, value: T, least: T, most: T) -> Result<(), String> {
     if value < least || value > most {
         return Err(format!("{key} = {value}: must be {least} to {most}"));
     }

@@ -21,8 +21,8 @@ pub struct RequestContext {
     pub class: Class,
 }
 
-/// How much an answer matters when not all can be had. Until admission weighs classes it is a label in the metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// How much an answer matters when not all can be had; the higher class is the lesser in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
     /// To be served first and degraded last.
@@ -34,6 +34,9 @@ pub enum Class {
 }
 
 impl Class {
+    /// Every class, the highest first; a class's position is `class as usize`.
+    pub const ALL: [Class; 3] = [Class::Vip, Class::Normal, Class::Bulk];
+
     /// The label in metrics and metadata.
     pub fn label(self) -> &'static str {
         match self {
@@ -45,7 +48,7 @@ impl Class {
 
     /// The class of that label.
     pub fn parse(label: &str) -> Option<Class> {
-        [Class::Vip, Class::Normal, Class::Bulk].into_iter().find(|class| class.label() == label)
+        Class::ALL.into_iter().find(|class| class.label() == label)
     }
 }
 

@@ -1,7 +1,11 @@
 //! The encoders of a node: each distinct setting is loaded once, whichever tenants and rungs use it.
 
-use larder_model::{Devices, Encoder, EncoderConfig};
+use std::sync::Arc;
 
+use larder_model::{Devices, Encoder, EncoderConfig};
+use larder_store::{Breaker, BreakerConfig};
+
+use crate::cost::CostModel;
 use crate::error::Error;
 use crate::rung::Rung;
 
@@ -17,6 +21,12 @@ pub(crate) struct Encoders {
 pub(crate) struct LoadedEncoder {
     config: EncoderConfig,
     pub(crate) encoder: Encoder,
+    /// Its position among the node's encoders.
+    pub(crate) number: usize,
+    /// What it takes on this machine.
+    pub(crate) cost: Arc<CostModel>,
+    /// Leaves it alone for a while when it fails again and again.
+    pub(crate) breaker: Arc<Breaker>,
     pub(crate) rungs: Vec<Rung>,
 }
 
@@ -27,12 +37,13 @@ impl Encoders {
     }
 
     /// The encoder of that setting, for a rung.
-    pub(crate) fn get(&mut self, config: &EncoderConfig, rung: Rung) -> Result<Encoder, Error> {
-        if let Some(loaded) = self.loaded.iter_mut().find(|loaded| loaded.config == *config) {
+    pub(crate) fn get(&mut self, config: &EncoderConfig, rung: Rung) -> Result<&LoadedEncoder, Error> {
+        if let Some(at) = self.loaded.iter().position(|loaded| loaded.config == *config) {
+            let loaded = &mut self.loaded[at];
             if !loaded.rungs.contains(&rung) {
                 loaded.rungs.push(rung);
             }
-            return Ok(loaded.encoder.clone());
+            return Ok(loaded);
         }
         let encoder = Encoder::load(config, &self.devices).map_err(|source| Error::Model {
             context: match rung {
@@ -41,8 +52,11 @@ impl Encoders {
             },
             source,
         })?;
-        self.loaded.push(LoadedEncoder { config: config.clone(), encoder: encoder.clone(), rungs: vec![rung] });
-        Ok(encoder)
+        let (number, cost) = (self.loaded.len(), Arc::new(CostModel::new()));
+        let dependency = format!("encoder {}", encoder.name());
+        let breaker = Arc::new(Breaker::new(dependency, BreakerConfig::default(), number as u64));
+        let loaded = LoadedEncoder { config: config.clone(), encoder, number, cost, breaker, rungs: vec![rung] };
+        Ok(self.loaded.push_mut(loaded))
     }
 
     /// Everything that was loaded, in that order.

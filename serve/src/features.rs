@@ -7,10 +7,12 @@ use larder_store::{EntityRef, FeatureRef, Fetched, FetchedView, TenantId, ViewKi
 use tonic::{Request, Response, Status};
 
 use crate::cell::{Cell, cell, elements};
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, NodeSection};
+use crate::engine::Engine;
 use crate::error::Refusal;
 use crate::node::Shared;
 use crate::pipeline::now_ms;
+use crate::shard::check_entities;
 use crate::v1;
 use crate::v1::features_server::Features;
 use crate::wire::{count, status, tier};
@@ -41,24 +43,34 @@ impl Features for FeaturesService {
 }
 
 /// Reads features of many entities of one tenant and makes the reply, off the I/O threads.
-pub(crate) async fn read<T: Send + 'static>(
+async fn read<T: Send + 'static>(
     shared: &Shared,
     tenant: TenantId,
     features: Vec<FeatureRef>,
     entities: Vec<String>,
     reply: impl FnOnce(Fetched) -> T + Send + 'static,
 ) -> Result<T, Refusal> {
-    check_number(&entities, shared.config.node.max_entities)?;
+    check_entities_of_call(&shared.config.node, &entities)?;
     let engine = shared.serving()?.clone();
     let work = move || {
-        let invalid = |error: larder_store::Error| Refusal::Invalid(error.to_string());
-        let plan = engine.store.compile(&features).map_err(invalid)?;
         let entities: Vec<EntityRef<'_>> = entities.iter().map(|entity| EntityRef { tenant, entity }).collect();
-        let fetched = engine.store.fetch(&plan, &entities, now_ms()).map_err(|error| refusal(&error))?;
-        engine.counters.fetched(&fetched.stats);
-        Ok(reply(fetched))
+        fetch(&engine, &features, &entities).map(reply)
     };
     shared.reading(work).await
+}
+
+/// A call names as many entities as it may, all of them this node's.
+pub(crate) fn check_entities_of_call(node: &NodeSection, entities: &[String]) -> Result<(), Refusal> {
+    check_number(entities, node.max_entities)?;
+    check_entities(entities.iter().map(String::as_str), node.shard)
+}
+
+/// Reads features of entities on this thread, which is none of the I/O threads.
+pub(crate) fn fetch(engine: &Engine, features: &[FeatureRef], entities: &[EntityRef<'_>]) -> Result<Fetched, Refusal> {
+    let plan = engine.store.compile(features).map_err(|error| Refusal::Invalid(error.to_string()))?;
+    let fetched = engine.store.fetch(&plan, entities, now_ms()).map_err(|error| refusal(&error))?;
+    engine.counters.fetched(&fetched.stats);
+    Ok(fetched)
 }
 
 /// A call names at least one entity and at most node.max_entities.
@@ -89,7 +101,7 @@ pub(crate) fn wanted(config: &NodeConfig, features: &[String], service: &str) ->
 }
 
 /// What a failing store means for the caller.
-fn refusal(error: &larder_store::Error) -> Refusal {
+pub(crate) fn refusal(error: &larder_store::Error) -> Refusal {
     match error {
         larder_store::Error::FixRequest(_) => Refusal::Invalid(error.to_string()),
         _ => Refusal::Internal(error.to_string()),
@@ -114,7 +126,7 @@ fn reply(fetched: &Fetched) -> v1::GetFeaturesReply {
     }
 }
 
-fn view(view: &FetchedView) -> v1::ViewFeatures {
+pub(crate) fn view(view: &FetchedView) -> v1::ViewFeatures {
     let column = |(at, feature): (usize, &String)| v1::FeatureColumn {
         feature: feature.clone(),
         values: (0..view.status.len()).map(|row| value(view, at, row)).collect(),

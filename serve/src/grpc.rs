@@ -1,4 +1,4 @@
-//! gRPC: the three services, health and reflection on one listener, and the answering service itself.
+//! gRPC: the services, health and reflection on one listener, and the answering service itself.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,27 +9,35 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::admin::AdminService;
+use crate::connection::{Connection, Served};
 use crate::context::RequestContext;
 use crate::error::Refusal;
 use crate::features::FeaturesService;
+use crate::flight;
+use crate::lane::LaneService;
 use crate::life::State;
 use crate::node::Shared;
-use crate::question::Question;
+use crate::question::{Answer, Question};
+use crate::rows::RowsService;
+use crate::shard::routed;
 use crate::v1::admin_server::AdminServer;
 use crate::v1::answers_server::{Answers, AnswersServer};
 use crate::v1::features_server::FeaturesServer;
+use crate::v1::lane_server::LaneServer;
+use crate::v1::rows_server::RowsServer;
 use crate::v1::{AnswerReply, AnswerRequest, AnswerStreamReply};
 use crate::wire::{self, CallDeadline};
 
 /// The proto files, for clients that ask the node for them.
 const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/larder.v1.bin"));
 
-/// Largest GetFeatures reply; who needs more asks in parts.
+/// Largest GetFeatures reply, and largest message of Flight; who needs more asks in parts.
 const MAX_REPLY_BYTES: usize = 64 << 20;
 /// How often a silent connection is asked whether anybody is there, and how long it may take to say so.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -52,8 +60,14 @@ pub(crate) fn router(
         .max_decoding_message_size(max_bytes)
         .max_encoding_message_size(MAX_REPLY_BYTES);
     let admin = AdminServer::new(AdminService::new(shared.clone())).max_decoding_message_size(max_bytes);
+    let admin = InterceptedService::new(admin, routed(node.shard));
+    let lane = LaneServer::new(LaneService::new(shared.clone())).max_decoding_message_size(max_bytes);
+    let rows = RowsServer::new(RowsService::new(shared.clone())).max_decoding_message_size(max_bytes);
     Ok(tonic::transport::Server::builder()
         .max_concurrent_streams(node.max_calls_per_connection)
+        // Callers whose deadlines pass reset their calls. The default of 20 would end the connection of everybody when a node that stood still for
+        // a moment finds so many of them at once.
+        .http2_max_pending_accept_reset_streams(usize::try_from(node.max_calls_per_connection).ok())
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(health)
@@ -62,16 +76,21 @@ pub(crate) fn router(
         .add_service(reflection().build_v1alpha()?)
         .add_service(answers)
         .add_service(features)
+        .add_service(lane)
+        .add_service(rows)
+        .add_service(flight::service(shared, MAX_REPLY_BYTES))
         .add_service(admin))
 }
 
-/// Serves until `stopped` resolves and the open calls have ended.
+/// Serves until `stopped` resolves and the open calls have ended. Connections may be cut where there may be chaos.
 pub(crate) async fn serve(
     router: Router,
     listener: TcpListener,
+    may_be_cut: bool,
     stopped: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = incoming.map(|stream| stream.map(|stream| Served::new(stream, may_be_cut)));
     router.serve_with_incoming_shutdown(incoming, stopped).await
 }
 
@@ -83,8 +102,9 @@ struct AnswersService {
 #[tonic::async_trait]
 impl Answers for AnswersService {
     async fn answer(&self, request: Request<AnswerRequest>) -> Result<Response<AnswerReply>, Status> {
+        let connection = Connection::of(request.extensions());
         let (context, question) = self.read(request).inspect_err(|refusal| self.count(refusal))?;
-        let answer = self.shared.answer(context, question).await?;
+        let answer = answer_in_chaos(&self.shared, &connection, context, question).await?;
         Ok(Response::new(wire::reply(answer)))
     }
 
@@ -94,9 +114,10 @@ impl Answers for AnswersService {
         &self,
         request: Request<Streaming<AnswerRequest>>,
     ) -> Result<Response<Self::AnswerStreamStream>, Status> {
-        let context = self.shared.identity.context(request.metadata()).inspect_err(|refusal| self.count(refusal))?;
+        let context = self.shared.identity.asker(request.metadata()).inspect_err(|refusal| self.count(refusal))?;
         let (replies, receiver) = mpsc::channel(self.shared.config.node.max_stream_in_flight);
-        tokio::spawn(answer_stream(self.shared.clone(), context, request.into_inner(), replies));
+        let caller = Caller { context, connection: Connection::of(request.extensions()) };
+        tokio::spawn(answer_stream(self.shared.clone(), caller, request.into_inner(), replies));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
@@ -105,7 +126,7 @@ impl AnswersService {
     /// Who asks and what, or why it is no question.
     fn read(&self, request: Request<AnswerRequest>) -> Result<(RequestContext, Question), Refusal> {
         let node = &self.shared.config.node;
-        let context = self.shared.identity.context(request.metadata())?;
+        let context = self.shared.identity.asker(request.metadata())?;
         let deadline = wire::deadline(request.metadata(), node)?;
         Ok((context, wire::question(request.into_inner(), deadline, node)?))
     }
@@ -116,11 +137,33 @@ impl AnswersService {
     }
 }
 
+/// Who asks on a stream, and over which connection.
+#[derive(Clone)]
+struct Caller {
+    context: RequestContext,
+    connection: Connection,
+}
+
+/// Answers one question, with what chaos does to calls: nothing, where it is off.
+async fn answer_in_chaos(
+    shared: &Shared,
+    connection: &Connection,
+    context: RequestContext,
+    question: Question,
+) -> Result<Answer, Refusal> {
+    if shared.chaos.cuts() {
+        connection.cut();
+    }
+    let outcome = shared.answer(context, question).await;
+    shared.chaos.before_reply().await;
+    outcome
+}
+
 /// Answers the questions of one stream, at most node.max_stream_in_flight at once, until it ends, breaks or the node stops.
 /// What was asked before that is still answered, and only then does the stream end.
 async fn answer_stream(
     shared: Arc<Shared>,
-    context: RequestContext,
+    caller: Caller,
     mut questions: Streaming<AnswerRequest>,
     replies: mpsc::Sender<Result<AnswerStreamReply, Status>>,
 ) {
@@ -141,7 +184,7 @@ async fn answer_stream(
             // The stream is broken or the message unreadable; what follows cannot be told apart any more.
             Some(Err(status)) => break Some(status),
             Some(Ok(message)) => {
-                let one = answer_one(shared.clone(), context.clone(), message, replies.clone());
+                let one = answer_one(shared.clone(), caller.clone(), message, replies.clone());
                 tokio::spawn(async move {
                     one.await;
                     drop(room);
@@ -162,7 +205,7 @@ async fn answer_stream(
 /// Answers one question of a stream. A caller who goes away takes the question along.
 async fn answer_one(
     shared: Arc<Shared>,
-    context: RequestContext,
+    caller: Caller,
     message: AnswerRequest,
     replies: mpsc::Sender<Result<AnswerStreamReply, Status>>,
 ) {
@@ -171,9 +214,9 @@ async fn answer_one(
     let deadline = CallDeadline { after: shared.config.node.default_deadline(), cut: false };
     let answered = async {
         match wire::question(message, deadline, &shared.config.node) {
-            Ok(question) => shared.answer(context, question).await,
+            Ok(question) => answer_in_chaos(&shared, &caller.connection, caller.context, question).await,
             Err(refusal) => {
-                shared.counters.refused(context.class, &refusal);
+                shared.counters.refused(caller.context.class, &refusal);
                 Err(refusal)
             }
         }

@@ -56,6 +56,11 @@ async fn upkeep() {
     }
 }
 
+/// Has everything recorded that is counted from now on.
+pub(crate) fn install_recorder() {
+    recorder();
+}
+
 /// Installs the recorder on first use. None where the program has one of its own: then /metrics is the program's business.
 fn recorder() -> Option<&'static PrometheusHandle> {
     let install = || {

@@ -6,12 +6,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use larder_store::TenantId;
+use larder_store::{Shard, TenantId};
 use tonic::metadata::MetadataMap;
 
 use crate::config::NodeConfig;
 use crate::context::{Class, RequestContext};
 use crate::error::Refusal;
+use crate::shard::{check_entities, check_route};
 
 /// Metadata key of the tenant.
 pub const TENANT_HEADER: &str = "x-larder-tenant";
@@ -30,6 +31,7 @@ pub(crate) struct Identity {
     tenants: HashMap<String, (Arc<str>, TenantId)>,
     default_tenant: String,
     default_class: Class,
+    shard: Shard,
 }
 
 impl Identity {
@@ -41,11 +43,21 @@ impl Identity {
             tenants: config.tenants.iter().map(tenant).collect(),
             default_tenant: config.identity.default_tenant.clone(),
             default_class: config.identity.default_class,
+            shard: config.node.shard,
         }
+    }
+
+    /// The context of a call that is about its user, who must be this node's.
+    pub(crate) fn asker(&self, metadata: &MetadataMap) -> Result<RequestContext, Refusal> {
+        let context = self.context(metadata)?;
+        // Nobody in particular is everybody's.
+        check_entities(Some(context.user.as_str()).filter(|user| !user.is_empty()), self.shard)?;
+        Ok(context)
     }
 
     /// The context of a call, or why it has none.
     pub(crate) fn context(&self, metadata: &MetadataMap) -> Result<RequestContext, Refusal> {
+        check_route(metadata, self.shard)?;
         let tenant = text(metadata, TENANT_HEADER)?.unwrap_or(&self.default_tenant);
         let (tenant, tenant_id) = self.tenant(tenant)?;
         let class = match text(metadata, CLASS_HEADER)? {

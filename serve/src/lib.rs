@@ -1,54 +1,83 @@
 //! The serving node: questions come in over gRPC, answers go out, with the feature store and the model in between.
 //!
-//! In reading order: `config` and `context` say what a node is and who asks; `wire`, `admission`, `queue`, `batcher` and
-//! `pipeline` are the life of a question, each stage a type of its own (`question`); `engine` holds what they share;
-//! `node` starts and stops it all. Protobuf types end in `wire` and the three service files.
+//! In reading order: `config` and `context` say what a node is and who asks; `wire`, `schedule`, `queue`, `pipeline`,
+//! `fetch` and `score` are the life of a question, each stage a type of its own (`question`); `engine` holds what they share;
+//! `node` starts and stops it all; `lane` is for questions that nobody waits for, `rows` for what applications write, `flight` brings that and
+//! features as Arrow. Protobuf types end in `wire` and the service files.
 
 mod config;
 mod config_check;
 mod context;
 mod identity;
+mod shard;
 
 mod question;
 mod wire;
-mod admission;
 mod cost;
-mod batcher;
+mod schedule;
 mod queue;
 mod pipeline;
+mod fetch;
+mod group;
+mod scores;
+mod answer_cache;
+mod score;
 mod rank;
 mod compose;
 mod worker;
 mod assemble;
 mod cell;
 mod render;
+mod template_rows;
 
 mod rung;
 mod encoders;
 mod tenant;
 mod engine;
 mod life;
+mod chaos;
+mod connection;
 mod warmth;
+mod threads;
+mod cpu_list;
+mod cgroup;
+mod memory;
+mod ingest_thread;
 mod node;
+
+mod lane;
+mod rows;
+mod logs;
 
 mod admin;
 mod codec;
 mod features;
+mod flight;
 mod grpc;
 mod http;
+mod inspect;
 mod metrics;
 
 mod error;
 
+#[cfg(test)]
+mod test_engine;
+
+pub use chaos::ChaosConfig;
 pub use config::{
-    AdmissionConfig, BatcherConfig, ConfigError, IdentityConfig, IdentityMode, NodeConfig, NodeSection, ServiceConfig,
-    ServiceFeature, TenantConfig,
+    ConfigError, IdentityConfig, IdentityMode, NodeConfig, NodeSection, ServiceConfig, ServiceFeature, TenantConfig,
 };
 pub use context::{Class, RequestContext};
 pub use error::{Error, Refusal};
 pub use identity::{CLASS_HEADER, SESSION_HEADER, TENANT_HEADER, USER_HEADER};
+pub use inspect::{inspect_entity, inspect_store};
+pub use lane::{LaneConfig, erase_from_lane};
 pub use node::{Node, run};
+pub use rows::RowsConfig;
 pub use rung::Rung;
+pub use schedule::config::{AdmissionConfig, BatcherConfig, RungsConfig};
+pub use shard::SHARD_HEADER;
+pub use threads::{ThreadsConfig, runtime};
 pub use warmth::forget_hot_set;
 
 /// The gRPC messages, clients and servers of larder.v1, generated from serve/proto.

@@ -1,19 +1,22 @@
 //! The node's metrics: every name once, with its unit and its labels. No label names a tenant, a user or a text.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use larder_store::FetchStats;
+use larder_store::{FetchStats, Written};
+use metrics::{Counter, Histogram};
 
 use crate::context::Class;
 use crate::error::Refusal;
 use crate::node::Shared;
-use crate::question::{BatchInfo, Timings};
-use crate::rung::Rung;
+use crate::pipeline::now_ms;
+use crate::question::BatchInfo;
+use crate::rung::{Choice, Rung};
 
 /// Questions, by class and outcome ("answered", "handed_over", or the reason of the refusal).
 pub(crate) const QUESTIONS: &str = "larder_questions_total";
-/// Answers, by the rung that made them.
+/// Answers, by the rung that made them and why it did.
 pub(crate) const ANSWERS: &str = "larder_answers_total";
 /// Batches, or parts of one, that a rung failed to rank, by rung.
 pub(crate) const RUNG_FAILURES: &str = "larder_rung_failures_total";
@@ -21,20 +24,55 @@ pub(crate) const RUNG_FAILURES: &str = "larder_rung_failures_total";
 pub(crate) const ENCODER_BYTES: &str = "larder_encoder_memory_bytes";
 /// Time from a question's arrival to its answer, in seconds.
 pub(crate) const ANSWER_SECONDS: &str = "larder_answer_seconds";
-/// Time in each stage, in seconds, by stage.
+/// Time in each stage, in seconds, by stage: of a question in queue and render, of a batch in tokenize and fetch, of a rung's part of a batch in
+/// ready and score.
 pub(crate) const STAGE_SECONDS: &str = "larder_stage_seconds";
 /// Batches, by the reason why they closed.
 pub(crate) const BATCHES: &str = "larder_batches_total";
 /// Questions in a batch.
 pub(crate) const BATCH_SIZE: &str = "larder_batch_questions";
-/// Time of a batch's forward and ranking, in seconds.
+/// Time of a forward and its ranking, in seconds, by rung.
 pub(crate) const BATCH_SCORE_SECONDS: &str = "larder_batch_score_seconds";
+/// Questions looked for in the answer cache, by outcome: hit, miss.
+pub(crate) const ANSWER_CACHE_LOOKUPS: &str = "larder_answer_cache_lookups_total";
+/// Bytes that the answer cache holds.
+pub(crate) const ANSWER_CACHE_BYTES: &str = "larder_answer_cache_bytes";
 /// Batches whose features could not be read.
 pub(crate) const FETCH_ERRORS: &str = "larder_fetch_errors_total";
 /// Questions let in and not yet answered.
 pub(crate) const BACKLOG_QUESTIONS: &str = "larder_backlog_questions";
 /// Predicted work let in and not yet done, in seconds of the scorer.
 pub(crate) const BACKLOG_SECONDS: &str = "larder_backlog_seconds";
+/// Submit calls, by outcome: accepted, repeated (the question was there already), refused.
+pub(crate) const LANE_SUBMISSIONS: &str = "larder_lane_submissions_total";
+/// One Submit call, in seconds; most of it is the wait for the disk.
+pub(crate) const LANE_SUBMIT_SECONDS: &str = "larder_lane_submit_seconds";
+/// Questions of the async lane that were settled, by outcome: answered, failed, expired, withdrawn.
+pub(crate) const LANE_SETTLED: &str = "larder_lane_settled_total";
+/// Questions of the async lane that went into the node and came back to wait, by the reason of the refusal.
+pub(crate) const LANE_PUT_BACK: &str = "larder_lane_put_back_total";
+/// Questions of the async lane that wait or are being answered.
+pub(crate) const LANE_WAITING: &str = "larder_lane_waiting_questions";
+/// Of these, those that are being answered.
+pub(crate) const LANE_IN_FLIGHT: &str = "larder_lane_in_flight_questions";
+/// Age of the oldest of them, in seconds.
+pub(crate) const LANE_OLDEST_SECONDS: &str = "larder_lane_oldest_seconds";
+/// Batches of live rows, by outcome: written, or the reason of the refusal.
+pub(crate) const ROWS_BATCHES: &str = "larder_rows_batches_total";
+/// Live rows and deletions of batches that were taken, by outcome: stored, late (stored too, but something newer was there), erased (left out).
+pub(crate) const ROWS: &str = "larder_rows_total";
+/// One durable write of live rows, of as many batches as share it, in seconds.
+pub(crate) const ROWS_WRITE_SECONDS: &str = "larder_rows_write_seconds";
+/// From the arrival of a batch of live rows until every later fetch sees them, in seconds.
+pub(crate) const ROWS_FRESHNESS_SECONDS: &str = "larder_rows_freshness_seconds";
+/// Batches of live rows that were read and are not yet written.
+pub(crate) const ROWS_WAITING: &str = "larder_rows_waiting_batches";
+/// Questions waiting for a batch, by class.
+pub(crate) const WAITING: &str = "larder_waiting_questions";
+/// How many questions may be in the node at once.
+pub(crate) const CONCURRENCY_LIMIT: &str = "larder_concurrency_limit";
+/// Faults on purpose that struck, by fault; only of a process that allows chaos.
+pub(crate) const CHAOS_INJECTED: &str = "larder_chaos_injected_total";
 /// 1 for the state the node is in, 0 for the others, by state.
 pub(crate) const STATE: &str = "larder_node_state";
 
@@ -45,22 +83,45 @@ pub(crate) fn describe() {
     larder_model::describe_metrics();
     use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
     describe_counter!(QUESTIONS, Unit::Count, "Questions, by class and outcome.");
-    describe_counter!(ANSWERS, Unit::Count, "Answers, by the rung that made them.");
+    describe_counter!(ANSWERS, Unit::Count, "Answers, by the rung that made them and why.");
     describe_counter!(RUNG_FAILURES, Unit::Count, "Batches, or parts of one, that a rung failed to rank, by rung.");
     describe_gauge!(ENCODER_BYTES, Unit::Bytes, "Encoder weights in memory, by rung.");
     describe_histogram!(ANSWER_SECONDS, Unit::Seconds, "From a question's arrival to its answer.");
     describe_histogram!(STAGE_SECONDS, Unit::Seconds, "Time in each stage.");
     describe_counter!(BATCHES, Unit::Count, "Batches, by the reason why they closed.");
     describe_histogram!(BATCH_SIZE, Unit::Count, "Questions in a batch.");
-    describe_histogram!(BATCH_SCORE_SECONDS, Unit::Seconds, "Forward and ranking of a batch.");
+    describe_histogram!(BATCH_SCORE_SECONDS, Unit::Seconds, "A batch's forward and ranking on a rung.");
+    describe_counter!(ANSWER_CACHE_LOOKUPS, Unit::Count, "Questions looked for in the answer cache.");
+    describe_gauge!(ANSWER_CACHE_BYTES, Unit::Bytes, "Bytes held by the answer cache.");
     describe_counter!(FETCH_ERRORS, Unit::Count, "Batches whose features could not be read.");
     describe_gauge!(BACKLOG_QUESTIONS, Unit::Count, "Questions let in and not yet answered.");
     describe_gauge!(BACKLOG_SECONDS, Unit::Seconds, "Predicted work let in and not yet done.");
+    describe_counter!(LANE_SUBMISSIONS, Unit::Count, "Submit calls, by outcome.");
+    describe_histogram!(LANE_SUBMIT_SECONDS, Unit::Seconds, "One Submit call.");
+    describe_counter!(LANE_SETTLED, Unit::Count, "Questions of the async lane that were settled, by outcome.");
+    describe_counter!(LANE_PUT_BACK, Unit::Count, "Questions of the async lane that the node had no room for.");
+    describe_gauge!(LANE_WAITING, Unit::Count, "Questions of the async lane that wait or are being answered.");
+    describe_gauge!(LANE_IN_FLIGHT, Unit::Count, "Questions of the async lane that are being answered.");
+    describe_gauge!(LANE_OLDEST_SECONDS, Unit::Seconds, "Age of the oldest question of the async lane.");
+    describe_counter!(ROWS_BATCHES, Unit::Count, "Batches of live rows, by outcome.");
+    describe_counter!(ROWS, Unit::Count, "Live rows and deletions of batches that were taken, by outcome.");
+    describe_histogram!(ROWS_WRITE_SECONDS, Unit::Seconds, "One durable write of live rows.");
+    describe_histogram!(
+        ROWS_FRESHNESS_SECONDS,
+        Unit::Seconds,
+        "From the arrival of live rows until every later fetch sees them."
+    );
+    describe_gauge!(ROWS_WAITING, Unit::Count, "Batches of live rows that were read and are not yet written.");
+    describe_gauge!(WAITING, Unit::Count, "Questions waiting for a batch, by class.");
+    describe_gauge!(CONCURRENCY_LIMIT, Unit::Count, "How many questions may be in the node at once.");
+    describe_counter!(CHAOS_INJECTED, Unit::Count, "Faults on purpose that struck, by fault.");
     describe_gauge!(STATE, Unit::Count, "1 for the state the node is in.");
 }
 
-/// The figures that GetNodeStatus reports, beside the same ones in Prometheus form.
-#[derive(Debug, Default)]
+/// The figures that GetNodeStatus reports, and everything that is counted and timed for each question and each batch.
+///
+/// Prometheus is told through handles that are made once: a call of a metrics macro builds its key anew and looks it up in the registry, which
+/// costs more than the recording, and a question would pay for it ten times. The recorder must have been installed before.
 pub(crate) struct Counters {
     pub(crate) answered: AtomicU64,
     pub(crate) refused: AtomicU64,
@@ -69,16 +130,81 @@ pub(crate) struct Counters {
     pub(crate) warm_hits: AtomicU64,
     pub(crate) cold_hits: AtomicU64,
     pub(crate) not_in_time: AtomicU64,
+    questions: Handles<Counter, 6>,
+    answers: Handles<Counter, 32>,
+    closed: Handles<Counter, 8>,
+    cache_hits: Counter,
+    cache_misses: Counter,
+    batch_size: Histogram,
+    score_seconds: Handles<Histogram, 2>,
+    stages: [Histogram; Stage::COUNT],
+    answer_seconds: Histogram,
+}
+
+/// A stage on the way of a question.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Stage {
+    Queue,
+    Tokenize,
+    Fetch,
+    Ready,
+    Score,
+    Render,
+}
+
+impl Stage {
+    const COUNT: usize = 6;
+    const LABELS: [&'static str; Stage::COUNT] = ["queue", "tokenize", "fetch", "ready", "score", "render"];
+}
+
+/// Handles of one metric, one for each of its labels, made when a label is first met: an unused one would be a line in /metrics.
+struct Handles<T, const N: usize>([OnceLock<T>; N]);
+
+impl<T: Clone, const N: usize> Handles<T, N> {
+    fn new() -> Handles<T, N> {
+        Handles(std::array::from_fn(|_| OnceLock::new()))
+    }
+
+    /// The handle at a place, made by `make`; beyond the last place one is made each time.
+    fn at(&self, place: usize, make: impl Fn() -> T) -> T {
+        self.0.get(place).map_or_else(&make, |handle| handle.get_or_init(&make).clone())
+    }
 }
 
 impl Counters {
-    pub(crate) fn answered(&self, class: Class, handed_over: bool, rung: Rung) {
-        self.answered.fetch_add(1, Ordering::Relaxed);
-        let outcome = if handed_over { "handed_over" } else { "answered" };
-        metrics::counter!(QUESTIONS, "class" => class.label(), "outcome" => outcome).increment(1);
-        metrics::counter!(ANSWERS, "rung" => rung.label()).increment(1);
+    pub(crate) fn new() -> Counters {
+        let cache = |outcome: &'static str| metrics::counter!(ANSWER_CACHE_LOOKUPS, "outcome" => outcome);
+        Counters {
+            answered: AtomicU64::default(),
+            refused: AtomicU64::default(),
+            batches: AtomicU64::default(),
+            hot_hits: AtomicU64::default(),
+            warm_hits: AtomicU64::default(),
+            cold_hits: AtomicU64::default(),
+            not_in_time: AtomicU64::default(),
+            questions: Handles::new(),
+            answers: Handles::new(),
+            closed: Handles::new(),
+            cache_hits: cache("hit"),
+            cache_misses: cache("miss"),
+            batch_size: metrics::histogram!(BATCH_SIZE),
+            score_seconds: Handles::new(),
+            stages: Stage::LABELS.map(|stage| metrics::histogram!(STAGE_SECONDS, "stage" => stage)),
+            answer_seconds: metrics::histogram!(ANSWER_SECONDS),
+        }
     }
 
+    pub(crate) fn answered(&self, class: Class, handed_over: bool, choice: Choice) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+        let outcome = if handed_over { "handed_over" } else { "answered" };
+        let questions = || metrics::counter!(QUESTIONS, "class" => class.label(), "outcome" => outcome);
+        self.questions.at(2 * class as usize + usize::from(handed_over), questions).increment(1);
+        let (rung, why) = (choice.source.label(), choice.why.label());
+        let answers = || metrics::counter!(ANSWERS, "rung" => rung, "why" => why);
+        self.answers.at(4 * choice.why as usize + choice.source.place(), answers).increment(1);
+    }
+
+    /// Refusals are fewer, and of many reasons.
     pub(crate) fn refused(&self, class: Class, refusal: &Refusal) {
         self.refused.fetch_add(1, Ordering::Relaxed);
         metrics::counter!(QUESTIONS, "class" => class.label(), "outcome" => refusal.code().1).increment(1);
@@ -86,8 +212,9 @@ impl Counters {
 
     pub(crate) fn batch_closed(&self, batch: &BatchInfo) {
         self.batches.fetch_add(1, Ordering::Relaxed);
-        metrics::counter!(BATCHES, "closed_by" => batch.closed_by.label()).increment(1);
-        metrics::histogram!(BATCH_SIZE).record(batch.size as f64);
+        let closed = || metrics::counter!(BATCHES, "closed_by" => batch.closed_by.label());
+        self.closed.at(batch.closed_by as usize, closed).increment(1);
+        self.batch_size.record(batch.size as f64);
     }
 
     /// Prometheus has the tiers' hits from the store itself.
@@ -97,33 +224,85 @@ impl Counters {
         self.cold_hits.fetch_add(stats.cold_hits, Ordering::Relaxed);
         self.not_in_time.fetch_add(stats.not_in_time, Ordering::Relaxed);
     }
+
+    /// A batch's questions of one encoder were encoded and ranked.
+    pub(crate) fn group_scored(&self, rung: Rung, elapsed: Duration) {
+        let seconds = || metrics::histogram!(BATCH_SCORE_SECONDS, "rung" => rung.label());
+        self.score_seconds.at(rung as usize, seconds).record(elapsed);
+    }
+
+    /// Questions whose scores were there, and those whose scores had to be made.
+    pub(crate) fn looked_for_answers(&self, hits: usize, misses: usize) {
+        self.cache_hits.increment(hits as u64);
+        self.cache_misses.increment(misses as u64);
+    }
+
+    /// A question, a group or a batch has passed a stage; what is one time for all of a batch is told once.
+    pub(crate) fn passed(&self, stage: Stage, elapsed: Duration) {
+        self.stages[stage as usize].record(elapsed);
+    }
+
+    /// An answer has left, so long after its question came.
+    pub(crate) fn left(&self, elapsed: Duration) {
+        self.answer_seconds.record(elapsed);
+    }
 }
 
-pub(crate) fn batch_scored(elapsed: Duration) {
-    metrics::histogram!(BATCH_SCORE_SECONDS).record(elapsed);
+impl std::fmt::Debug for Counters {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Counters").field("answered", &self.answered).finish_non_exhaustive()
+    }
 }
 
 pub(crate) fn rung_failed(rung: Rung) {
     metrics::counter!(RUNG_FAILURES, "rung" => rung.label()).increment(1);
 }
 
-pub(crate) fn fetch_failed() {
-    metrics::counter!(FETCH_ERRORS).increment(1);
+/// A Submit call ended: refused, or whether the question was there already.
+pub(crate) fn lane_submitted(outcome: Result<bool, &Refusal>, elapsed: Duration) {
+    let outcome = match outcome {
+        Ok(false) => "accepted",
+        Ok(true) => "repeated",
+        Err(_) => "refused",
+    };
+    metrics::counter!(LANE_SUBMISSIONS, "outcome" => outcome).increment(1);
+    metrics::histogram!(LANE_SUBMIT_SECONDS).record(elapsed);
 }
 
-pub(crate) fn stages(timings: &Timings) {
-    let stages = [
-        ("queue", timings.queue),
-        ("tokenize", timings.tokenize),
-        ("fetch", timings.fetch),
-        ("ready", timings.ready),
-        ("score", timings.score),
-        ("render", timings.render),
-    ];
-    for (stage, elapsed) in stages {
-        metrics::histogram!(STAGE_SECONDS, "stage" => stage).record(elapsed);
+/// A batch of live rows is on disk and visible, so long after it came.
+pub(crate) fn rows_written(written: &Written, since_arrival: Duration) {
+    metrics::counter!(ROWS_BATCHES, "outcome" => "written").increment(1);
+    let Written { rows, deletions, late, erased } = written;
+    for (outcome, count) in [("stored", rows + deletions - late), ("late", *late), ("erased", *erased)] {
+        metrics::counter!(ROWS, "outcome" => outcome).increment(count);
     }
-    metrics::histogram!(ANSWER_SECONDS).record(timings.total);
+    metrics::histogram!(ROWS_FRESHNESS_SECONDS).record(since_arrival);
+}
+
+/// A batch of live rows was refused.
+pub(crate) fn rows_refused(refusal: &Refusal) {
+    metrics::counter!(ROWS_BATCHES, "outcome" => refusal.code().1).increment(1);
+}
+
+/// One write of batches that share it.
+pub(crate) fn rows_write(elapsed: Duration) {
+    metrics::histogram!(ROWS_WRITE_SECONDS).record(elapsed);
+}
+
+pub(crate) fn set_chaos_injected(fault: &'static str, count: u64) {
+    metrics::counter!(CHAOS_INJECTED, "fault" => fault).absolute(count);
+}
+
+pub(crate) fn lane_settled(outcome: &'static str) {
+    metrics::counter!(LANE_SETTLED, "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn lane_put_back(refusal: &Refusal) {
+    metrics::counter!(LANE_PUT_BACK, "reason" => refusal.code().1).increment(1);
+}
+
+pub(crate) fn fetch_failed() {
+    metrics::counter!(FETCH_ERRORS).increment(1);
 }
 
 /// Sets the gauges, which are read when somebody asks.
@@ -132,10 +311,24 @@ pub(crate) fn observe_node(shared: &Shared) {
     for state in ["warming", "serving", "draining", "failed"] {
         metrics::gauge!(STATE, "state" => state).set(if state == current { 1.0 } else { 0.0 });
     }
+    if let Some(lane) = shared.lane.get() {
+        let figures = lane.figures(now_ms());
+        metrics::gauge!(LANE_WAITING).set(figures.waiting as f64);
+        metrics::gauge!(LANE_IN_FLIGHT).set(figures.in_flight as f64);
+        metrics::gauge!(LANE_OLDEST_SECONDS).set(figures.oldest_s);
+    }
+    if let Some(rows) = shared.rows.get() {
+        metrics::gauge!(ROWS_WAITING).set(rows.waiting() as f64);
+    }
     if let Some(engine) = shared.engine() {
-        let backlog = engine.admission.backlog();
+        let backlog = engine.queue.backlog();
         metrics::gauge!(BACKLOG_QUESTIONS).set(backlog.questions as f64);
         metrics::gauge!(BACKLOG_SECONDS).set(backlog.cost.as_secs_f64());
+        for class in Class::ALL {
+            metrics::gauge!(WAITING, "class" => class.label()).set(backlog.waiting[class as usize] as f64);
+        }
+        metrics::gauge!(CONCURRENCY_LIMIT).set(backlog.limit as f64);
+        metrics::gauge!(ANSWER_CACHE_BYTES).set(engine.answers.bytes() as f64);
         for rung in Rung::ALL {
             let of_rung = engine.encoders.iter().filter(|loaded| loaded.rungs.contains(&rung));
             let bytes: usize = of_rung.map(|loaded| loaded.encoder.memory_bytes()).sum();
@@ -143,5 +336,7 @@ pub(crate) fn observe_node(shared: &Shared) {
         }
         engine.store.observe();
         engine.devices.observe();
+        engine.encoders.iter().for_each(|loaded| loaded.breaker.observe(Instant::now()));
+        shared.chaos.observe(engine);
     }
 }

@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 
 use larder_model::{Devices, ModelConfig};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::cgroup::Limits;
+use crate::chaos::Chaos;
 use crate::config::NodeConfig;
 use crate::context::RequestContext;
 use crate::engine::Engine;
@@ -23,22 +25,34 @@ use crate::error::{Error, Refusal};
 use crate::grpc;
 use crate::http;
 use crate::identity::Identity;
+use crate::ingest_thread::IngestThread;
+use crate::lane::Lane;
 use crate::life::{Life, State};
+use crate::memory;
 use crate::metrics::Counters;
 use crate::pipeline::Pipeline;
 use crate::question::{Answer, Question};
+use crate::rows::Rows;
+use crate::schedule::admission::retry_after;
+use crate::threads::{ThreadCores, allowed};
 use crate::warmth;
 
 /// The services whose health is reported, beside the node's own under the empty name.
-const HEALTH_SERVICES: [&str; 4] = ["", "larder.v1.Answers", "larder.v1.Features", "larder.v1.Admin"];
+const HEALTH_SERVICES: [&str; 7] = [
+    "",
+    "larder.v1.Answers",
+    "larder.v1.Features",
+    "larder.v1.Lane",
+    "larder.v1.Rows",
+    "larder.v1.Admin",
+    "arrow.flight.protocol.FlightService",
+];
 /// How long a stopping node may take to note what is hot.
 const KEEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the listeners may take to close once every question is answered.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// When a refused read may try again.
 const READ_RETRY: Duration = Duration::from_millis(50);
-/// When a refused change of the store may try again.
-const CHANGE_RETRY: Duration = Duration::from_secs(1);
 
 /// Serves until `shutdown` resolves, then drains. Returns early when the node cannot start or a worker fails.
 pub async fn run(config: NodeConfig, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
@@ -82,16 +96,29 @@ pub(crate) struct Shared {
     pub(crate) life: Life,
     pub(crate) counters: Arc<Counters>,
     pub(crate) started: Instant,
+    pub(crate) chaos: Chaos,
     /// node.max_concurrent_reads.
     reads: Arc<Semaphore>,
-    /// One at a time.
-    changes: Arc<Semaphore>,
+    /// Reads of streams, which wait for each other and not before those that do not wait.
+    stream_reads: Arc<Semaphore>,
+    /// Looks inside, which may stand before a disk that hangs.
+    looks: Arc<Semaphore>,
+    ingest: IngestThread,
+    pub(crate) limits: Limits,
     engine: OnceLock<Arc<Engine>>,
+    pub(crate) lane: OnceLock<Lane>,
+    pub(crate) rows: OnceLock<Rows>,
 }
 
 impl Node {
     /// Listens, answering every question with UNAVAILABLE until `warm` has returned.
     pub async fn bind(config: NodeConfig) -> Result<Node, Error> {
+        // Before any counter is made, or it counts into the void.
+        http::install_recorder();
+        let chaos = Chaos::new(config.chaos, config.allow_chaos)?;
+        let cores = ThreadCores::of(&config)?;
+        let limits = Limits::here();
+        memory::check(&config.store, &limits)?;
         let grpc = listen("node.listen", config.node.listen).await?;
         let http = listen("node.metrics_listen", config.node.metrics_listen).await?;
         let address = grpc.local_addr().map_err(system("reading the gRPC address"))?;
@@ -99,11 +126,17 @@ impl Node {
         let shared = Arc::new(Shared {
             identity: Identity::new(&config),
             life: Life::new(),
-            counters: Arc::default(),
+            counters: Arc::new(Counters::new()),
             started: Instant::now(),
+            chaos,
             reads: Arc::new(Semaphore::new(config.node.max_concurrent_reads)),
-            changes: Arc::new(Semaphore::new(1)),
+            stream_reads: Arc::new(Semaphore::new(config.node.max_concurrent_reads)),
+            looks: Arc::new(Semaphore::new(1)),
+            ingest: IngestThread::start(cores.ingest)?,
+            limits,
             engine: OnceLock::new(),
+            lane: OnceLock::new(),
+            rows: OnceLock::new(),
             config,
         });
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -112,7 +145,7 @@ impl Node {
         let (stop_http, http_stopped) = oneshot::channel::<()>();
         let router = grpc::router(&shared, health_service)
             .map_err(|source| Error::System { context: "building the reflection service", source: source.into() })?;
-        let grpc = tokio::spawn(grpc::serve(router, grpc, async {
+        let grpc = tokio::spawn(grpc::serve(router, grpc, shared.chaos.is_allowed(), async {
             let _ = grpc_stopped.await;
         }));
         let http = tokio::spawn(http::serve(shared.clone(), http, async {
@@ -148,15 +181,27 @@ impl Node {
         let began = Instant::now();
         let open = move || {
             let config = &shared.config;
-            let engine = Engine::open(config, open_devices, shared.counters.clone())?;
-            let limit = Duration::from_secs(config.node.warm_timeout_s);
-            warmth::restore(&engine.store, &config.hot_set_file(), limit);
+            let cores = ThreadCores::of(config)?;
+            // What the store and the model start on their own has the CPUs of its kind.
+            let open_devices = |model: &ModelConfig| {
+                let threads = model_threads(model, &cores, &shared.limits);
+                log_machine(&cores, &shared.limits, threads);
+                cores.score.hold(|| open_devices(&ModelConfig { threads, ..model.clone() }))
+            };
+            let engine = cores.fetch.hold(|| Engine::open(config, open_devices, shared.counters.clone()))?;
+            if let Some(warning) = memory::warning(&config.store, &engine.encoders, &shared.limits) {
+                tracing::warn!("{warning}");
+            }
+            warmth::before_ready(&engine, config);
             Ok::<_, Error>(engine)
         };
         let opened = tokio::task::spawn_blocking(open).await;
         let engine = Arc::new(opened.map_err(system("opening the node"))??);
         self.pipeline = Some(Pipeline::start(&engine, &self.shared.life)?);
-        let _ = self.shared.engine.set(engine);
+        Lane::start(&self.shared, &engine).await?;
+        Rows::start(&self.shared, &engine)?;
+        let _ = self.shared.engine.set(engine.clone());
+        self.shared.chaos.apply(&engine);
         self.shared.life.serve();
         set_health(&self.health, ServingStatus::Serving).await;
         self.watch_for_failure();
@@ -186,6 +231,12 @@ impl Node {
         self.shared.life.drain();
         set_health(&self.health, ServingStatus::NotServing).await;
         let answered = self.finish_questions().await;
+        if let Some(lane) = self.shared.lane.get() {
+            lane.close().await;
+        }
+        if let Some(rows) = self.shared.rows.get() {
+            rows.close().await;
+        }
         self.keep_warmth().await;
         self.close_listeners().await?;
         answered?;
@@ -203,7 +254,7 @@ impl Node {
         if tokio::time::timeout(Duration::from_secs(timeout_s), &mut joining).await.is_ok() {
             return Ok(());
         }
-        let unanswered = engine.admission.backlog().questions;
+        let unanswered = engine.queue.backlog().questions;
         engine.queue.fail();
         // A thread that hangs on a disk is left behind.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, joining).await;
@@ -272,7 +323,7 @@ impl Shared {
         let class = context.class;
         let outcome = self.wait_for_answer(context, question).await;
         match &outcome {
-            Ok(answer) => self.counters.answered(class, answer.handed_over, answer.rung),
+            Ok(answer) => self.counters.answered(class, answer.handed_over, answer.choice),
             Err(refusal) => self.counters.refused(class, refusal),
         }
         outcome
@@ -281,16 +332,19 @@ impl Shared {
     async fn wait_for_answer(&self, context: RequestContext, question: Question) -> Result<Answer, Refusal> {
         let engine = self.serving()?;
         let deadline = question.deadline;
-        let reply = engine.admit(context, question)?;
+        let (place, reply) = engine.admit(context, question)?;
         match tokio::time::timeout_at(deadline.into(), reply).await {
-            Ok(Ok(outcome)) => outcome,
+            Ok(Ok(outcome)) => {
+                place.answered();
+                outcome
+            }
             // Dropped before its time: only a failing worker does that, a moment before the node knows.
             Ok(Err(_)) if Instant::now() < deadline => {
                 Err(Refusal::Unavailable { state: "failed", retry_after: Duration::from_secs(5) })
             }
             Ok(Err(_)) | Err(_) => {
-                let backlog = engine.admission.backlog().cost;
-                Err(Refusal::Expired { retry_after: crate::admission::retry_after(backlog) })
+                place.expired();
+                Err(Refusal::Expired { retry_after: retry_after(engine.queue.backlog().cost) })
             }
         }
     }
@@ -303,14 +357,51 @@ impl Shared {
         blocking(&self.reads, READ_RETRY, work).await
     }
 
-    /// Runs what changes the store or a tenant (publish, place, erase and their like) off the I/O threads, one at a time; a second one is
+    /// The same for a stream whose reads come one after the other: it waits until there is room.
+    pub(crate) async fn reading_in_turn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let permit = self.stream_reads.clone().acquire_owned().await.map_err(|_| Refusal::draining())?;
+        on_own_thread(permit, work).await
+    }
+
+    /// Runs a look inside the store, one at a time: it may wait for a disk that serves nobody else.
+    pub(crate) async fn looking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        blocking(&self.looks, READ_RETRY, work).await
+    }
+
+    /// Runs what changes the store or a tenant (publish, place, erase and their like) on a thread of its own, one at a time; a second one is
     /// refused.
     pub(crate) async fn changing<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
-        blocking(&self.changes, CHANGE_RETRY, work).await
+        self.ingest.run(work).await
     }
+}
+
+/// Threads of the model's pool: as many as there are CPUs for them, unless larder.toml says how many.
+fn model_threads(model: &ModelConfig, cores: &ThreadCores, limits: &Limits) -> usize {
+    if model.threads > 0 {
+        return model.threads;
+    }
+    let cores = cores.score.count().unwrap_or_else(|| allowed().len());
+    let share = limits.cpus.map_or(usize::MAX, |cpus| cpus.ceil() as usize);
+    cores.min(share).max(1)
+}
+
+/// One line that says what the node found and what it makes of it.
+fn log_machine(cores: &ThreadCores, limits: &Limits, model_threads: usize) {
+    let ThreadCores { io, fetch, score, ingest } = cores;
+    let memory_mib = limits.memory_bytes.map(|bytes| bytes >> 20);
+    tracing::info!(
+        cpus = allowed().len(), cgroup_cpus = limits.cpus, cgroup_memory_mib = memory_mib, model_threads, io_cores = %io,
+        fetch_cores = %fetch, score_cores = %score, ingest_cores = %ingest, "machine"
+    );
 }
 
 /// Runs work that blocks on a thread of its own, if there is room.
@@ -320,6 +411,13 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Refusal> {
     let permit = room.clone().try_acquire_owned().map_err(|_| Refusal::QueueFull { retry_after })?;
+    on_own_thread(permit, work).await
+}
+
+async fn on_own_thread<T: Send + 'static>(
+    permit: OwnedSemaphorePermit,
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
     let done = tokio::task::spawn_blocking(move || {
         let outcome = work();
         drop(permit);

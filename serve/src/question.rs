@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use larder_store::{Status, Tier};
 use tokio::sync::oneshot;
 
-use crate::admission::Permit;
-use crate::batcher::ClosedBy;
 use crate::context::RequestContext;
 use crate::error::Refusal;
-use crate::rung::Rung;
+use crate::rung::Choice;
+use crate::schedule::admission::Permit;
+use crate::schedule::closing::ClosedBy;
+use crate::scores::Scores;
 use crate::tenant::Tenant;
 
 /// A question as it was asked, checked by the wire layer.
@@ -35,6 +36,8 @@ pub(crate) struct Admitted {
     pub(crate) arrived: Instant,
     /// Estimated tokens, in which the cost model learns.
     pub(crate) estimated_tokens: usize,
+    /// What its words say on the full rung, if they were asked before.
+    pub(crate) scores: Option<Arc<Scores>>,
     pub(crate) permit: Permit,
     pub(crate) reply: oneshot::Sender<Result<Answer, Refusal>>,
 }
@@ -53,6 +56,13 @@ impl Admitted {
     }
 }
 
+/// A question of a batch, with the rung that was chosen for it when the batch closed.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    pub(crate) question: Admitted,
+    pub(crate) choice: Choice,
+}
+
 /// What goes back to the caller.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
@@ -63,9 +73,8 @@ pub(crate) struct Answer {
     pub(crate) confidence: f32,
     pub(crate) handed_over: bool,
     pub(crate) candidates: Vec<Candidate>,
-    pub(crate) rung: Rung,
-    /// Why that one, for a person.
-    pub(crate) rung_reason: &'static str,
+    /// What made it, and why.
+    pub(crate) choice: Choice,
     pub(crate) views: Vec<Provenance>,
     pub(crate) notes: Vec<String>,
     pub(crate) timings: Timings,

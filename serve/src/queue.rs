@@ -1,51 +1,38 @@
-//! Where admitted questions wait for a batch, and the one place that knows which scorers are busy.
+//! Where admitted questions wait for a batch: the schedule, with threads around it.
 //!
-//! The queue is a mutex and a condition variable: pushed to by I/O threads, emptied by the fetch thread, told by each score
-//! thread when it starts and ends; there is one for every device. A batch is handed out only while a slot ahead of a scorer
-//! is free, so that at most one batch for each scorer is scored and one for each stands ready. Its length is bounded by
-//! admission: every element holds a permit.
+//! A mutex and a condition variable: I/O threads let questions in, the fetch thread takes batches, each score thread says when it
+//! starts and ends; there is one for every device. A caller who goes away, or whose deadline passes, takes its question out by dropping its
+//! `Place`, at that moment and not when a batch happens to form.
 
-use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::batcher::{self, ClosedBy, Decision, Waiting};
-use crate::config::BatcherConfig;
-use crate::question::Admitted;
+use crate::cost::CostModel;
+use crate::error::Refusal;
+use crate::question::{Admitted, Chosen};
+use crate::schedule::admission::Permit;
+use crate::schedule::closing::ClosedBy;
+use crate::schedule::line::Entry;
+use crate::schedule::{Backlog, Entered, Formed, Next, Schedule};
 
 #[derive(Debug)]
 pub(crate) struct Queue {
-    config: BatcherConfig,
-    /// Score threads.
-    scorers: usize,
+    /// Of the encoders, by their numbers; none of those that are at hand. What a whole batch takes is better known than its questions' parts.
+    costs: Vec<Option<Arc<CostModel>>>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    waiting: VecDeque<Admitted>,
+    schedule: Schedule<Admitted>,
     phase: Phase,
-    /// Batches that were handed out and that no scorer has begun.
-    slots_taken: usize,
-    scorers_busy: usize,
+    /// The fetch thread waits for a change.
+    idle: bool,
 }
 
-impl State {
-    /// Whether a batch may be handed out: no more than one for each scorer stands ready.
-    fn slot_free(&self, scorers: usize) -> bool {
-        self.slots_taken < scorers
-    }
-
-    /// Whether a batch handed out now would have to wait. One in a slot is on its way to a scorer, which is as good as busy.
-    fn all_busy(&self, scorers: usize) -> bool {
-        self.scorers_busy + self.slots_taken >= scorers
-    }
-}
-
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    #[default]
     Open,
     /// Nothing new; what waits is still answered.
     Draining,
@@ -56,88 +43,148 @@ enum Phase {
 /// Questions to be fetched and scored together.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    pub(crate) questions: Vec<Admitted>,
+    pub(crate) questions: Vec<Chosen>,
     pub(crate) closed_by: ClosedBy,
     pub(crate) closed: Instant,
 }
 
+/// A question's place in the queue, held by whoever waits for the answer. Dropping it takes the question out, if its batch was not
+/// formed yet.
+#[derive(Debug)]
+pub(crate) struct Place {
+    queue: Arc<Queue>,
+    id: u64,
+    answered: bool,
+}
+
+impl Place {
+    /// There is nothing to be taken out any more.
+    pub(crate) fn answered(mut self) {
+        self.answered = true;
+    }
+
+    /// The deadline passed: takes the question out and lets admission know.
+    pub(crate) fn expired(mut self) {
+        self.answered = true;
+        let now = Instant::now();
+        let mut state = self.queue.lock();
+        let question = state.schedule.leave(self.id);
+        if question.is_none() {
+            state.schedule.late(now);
+        }
+        drop(state);
+        drop(question);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.answered {
+            let question = self.queue.lock().schedule.leave(self.id);
+            drop(question);
+        }
+    }
+}
+
+/// A scorer at work on a batch.
+#[derive(Debug)]
+pub(crate) struct Scoring<'a> {
+    queue: &'a Queue,
+    number: usize,
+}
+
+impl Drop for Scoring<'_> {
+    fn drop(&mut self) {
+        let mut state = self.queue.lock();
+        state.schedule.scoring_ended(self.number, Instant::now());
+        self.queue.wake(state);
+    }
+}
+
 impl Queue {
-    /// For that many score threads.
-    pub(crate) fn new(config: BatcherConfig, scorers: usize) -> Queue {
-        Queue { config, scorers, state: Mutex::default(), changed: Condvar::new() }
+    pub(crate) fn new(schedule: Schedule<Admitted>, costs: Vec<Option<Arc<CostModel>>>) -> Queue {
+        Queue { costs, state: Mutex::new(State { schedule, phase: Phase::Open, idle: false }), changed: Condvar::new() }
     }
 
-    pub(crate) fn scorers(&self) -> usize {
-        self.scorers
-    }
-
-    /// Adds a question; gives it back when the queue is no longer open.
-    pub(crate) fn push(&self, question: Admitted) -> Result<(), Box<Admitted>> {
+    /// Lets a question in, or says why not.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        entry: Entry,
+        now: Instant,
+        question: impl FnOnce(Permit) -> Admitted,
+    ) -> Result<Place, Refusal> {
         let mut state = self.lock();
         if state.phase != Phase::Open {
-            return Err(Box::new(question));
+            return Err(Refusal::draining());
         }
-        state.waiting.push_back(question);
-        drop(state);
-        self.changed.notify_all();
-        Ok(())
+        let Entered { id, evicted } = state.schedule.enter(entry, now, question)?;
+        self.wake(state);
+        for (question, refusal) in evicted {
+            question.finish(Err(refusal));
+        }
+        Ok(Place { queue: self.clone(), id, answered: false })
     }
 
-    /// Waits for the next batch. Lost questions (expired, cancelled) are dropped on the way, which tells their callers.
-    /// None when the queue was drained and is empty, or failed.
+    /// Waits for the next batch. None when the queue was drained and is
+    /// empty, or failed.
     pub(crate) fn next_batch(&self) -> Option<Batch> {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
-            let slot_free = state.slot_free(self.scorers);
-            if slot_free {
-                state.waiting.retain(|question| !question.is_lost(now));
-            }
-            let finished = state.phase == Phase::Draining && state.waiting.is_empty();
+            let finished = state.phase == Phase::Draining && state.schedule.waiting() == 0;
             if finished || state.phase == Phase::Failed {
                 return None;
             }
-            let decision = if slot_free { self.decide(&state, now) } else { None };
-            match decision {
-                Some((questions, Decision::Close(closed_by))) => {
-                    state.slots_taken += 1;
-                    let questions = state.waiting.drain(..questions).collect();
-                    return Some(Batch { questions, closed_by, closed: now });
+            match state.schedule.next(now) {
+                Next::Batch(mut formed) => {
+                    if !formed.late.is_empty() {
+                        drop(state);
+                        formed.late.drain(..).for_each(|(question, refusal)| question.finish(Err(refusal)));
+                        state = self.lock();
+                    }
+                    if !formed.questions.is_empty() {
+                        let cost = self.predict(&formed);
+                        state.schedule.handed_out(cost, formed.questions.len(), now);
+                        let chosen = |(question, choice)| Chosen { question, choice };
+                        let questions = formed.questions.into_iter().map(chosen).collect();
+                        return Some(Batch { questions, closed_by: formed.closed_by, closed: now });
+                    }
                 }
-                Some((_, Decision::WaitUntil(until))) => {
+                Next::WaitUntil(until) => {
+                    state.idle = true;
                     let wait = until.saturating_duration_since(now);
                     state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+                    state.idle = false;
                 }
-                None => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Next::Wait => {
+                    state.idle = true;
+                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state.idle = false;
+                }
             }
         }
     }
 
-    fn decide(&self, state: &State, now: Instant) -> Option<(usize, Decision)> {
-        let waiting = |question: &Admitted| Waiting {
-            arrived: question.arrived,
-            deadline: question.question.deadline,
-            cost: question.permit.cost(),
+    /// How long a whole batch will keep a scorer busy.
+    fn predict(&self, formed: &Formed<Admitted>) -> Duration {
+        let of_encoder = |(encoder, tokens): &(usize, usize)| {
+            self.costs.get(*encoder).and_then(Option::as_ref).map_or(Duration::ZERO, |cost| cost.predict(*tokens))
         };
-        let outlook = batcher::outlook(state.waiting.iter().map(waiting), &self.config)?;
-        let draining = state.phase == Phase::Draining;
-        let busy = state.all_busy(self.scorers);
-        Some((outlook.questions, batcher::decide(&outlook, busy, draining, now, &self.config)))
+        formed.tokens.iter().map(of_encoder).sum()
     }
 
-    /// A scorer took a batch from its slot.
-    pub(crate) fn scoring_began(&self) {
+    /// The batch that was handed out last is fetched; the slot is given back when none of it goes to a scorer.
+    pub(crate) fn fetched(&self, to_scorer: bool) {
         let mut state = self.lock();
-        state.slots_taken -= 1;
-        state.scorers_busy += 1;
-        drop(state);
-        self.changed.notify_all();
+        state.schedule.fetched(to_scorer, Instant::now());
     }
 
-    /// A scorer has nothing to do.
-    pub(crate) fn scoring_ended(&self) {
-        self.lock().scorers_busy -= 1;
-        self.changed.notify_all();
+    /// A scorer took a batch from its slot; it is at work until the result is dropped.
+    pub(crate) fn scoring(&self) -> Scoring<'_> {
+        let mut state = self.lock();
+        let number = state.schedule.scoring_began(Instant::now());
+        self.wake(state);
+        Scoring { queue: self, number }
     }
 
     /// Takes nothing new; what waits is still handed out.
@@ -145,23 +192,35 @@ impl Queue {
         let mut state = self.lock();
         if state.phase == Phase::Open {
             state.phase = Phase::Draining;
+            state.schedule.drain();
         }
-        drop(state);
-        self.changed.notify_all();
+        self.wake(state);
     }
 
     /// Gives everything up: callers see their question dropped.
     pub(crate) fn fail(&self) {
         let mut state = self.lock();
         state.phase = Phase::Failed;
-        let lost = std::mem::take(&mut state.waiting);
-        drop(state);
-        self.changed.notify_all();
+        let lost = state.schedule.clear();
+        self.wake(state);
         drop(lost);
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.lock().waiting.len()
+        self.lock().schedule.waiting()
+    }
+
+    pub(crate) fn backlog(&self) -> Backlog {
+        self.lock().schedule.backlog(Instant::now())
+    }
+
+    /// Wakes the fetch thread if it has something to look at: without a free slot it has not, whoever comes.
+    fn wake(&self, state: MutexGuard<'_, State>) {
+        let wake = state.idle && (state.schedule.slot_free() || state.phase != Phase::Open);
+        drop(state);
+        if wake {
+            self.changed.notify_one();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -171,40 +230,14 @@ impl Queue {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use crate::config::NodeConfig;
+    use crate::engine::schedule;
+
     use super::*;
 
-    /// Whether a slot is free and whether all scorers are busy, with `taken` slots taken and `busy` scorers busy.
-    fn check(scorers: usize, taken: usize, busy: usize) -> (bool, bool) {
-        let state = State { slots_taken: taken, scorers_busy: busy, ..State::default() };
-        (state.slot_free(scorers), state.all_busy(scorers))
-    }
-
-    #[test]
-    fn one_scorer_has_one_slot() {
-        assert_eq!(check(1, 0, 0), (true, false), "idle");
-        assert_eq!(check(1, 0, 1), (true, true), "the next batch is fetched meanwhile");
-        assert!(!check(1, 1, 0).0 && !check(1, 1, 1).0);
-    }
-
-    #[test]
-    fn two_scorers_have_two() {
-        assert_eq!(check(2, 0, 1), (true, false), "the idle one is not kept waiting");
-        assert_eq!(check(2, 1, 0), (true, false));
-        assert_eq!(check(2, 1, 1), (true, true), "the batch in the slot is the idle one's");
-        assert_eq!(check(2, 1, 2), (true, true));
-        assert!(!check(2, 2, 2).0);
-    }
-
-    #[test]
-    fn scorers_come_and_go() {
-        let queue = Queue::new(BatcherConfig::default(), 2);
-        queue.lock().slots_taken = 2;
-        queue.scoring_began();
-        let state = queue.lock();
-        assert_eq!((state.slots_taken, state.scorers_busy), (1, 1));
-        drop(state);
-        queue.scoring_ended();
-        assert_eq!(queue.lock().scorers_busy, 0);
+    /// An empty queue of one scorer.
+    pub(crate) fn queue() -> Queue {
+        Queue::new(schedule(&NodeConfig::default(), 1), Vec::new())
     }
 }

@@ -6,19 +6,15 @@
 //! needs it fails, which means: take the intent's answer without features. Templates are the tenant's own text, so they
 //! run without access to anything else and with a bound on their work.
 
-use std::collections::BTreeMap;
-
-use arrow::array::AsArray;
 use chrono::{DateTime, Utc};
 use larder_model::Catalogue;
-use larder_store::{Fetched, Status, ViewKind};
 use minijinja::{
     AutoEscape, Environment, Error as TemplateError, ErrorKind, Output, State, UndefinedBehavior, Value,
     escape_formatter,
 };
 
-use crate::assemble::{ServiceLayout, Variables, ViewLayout, newest_name};
-use crate::cell::{Cell, cell, elements};
+use crate::assemble::Variables;
+use crate::template_rows::UserRows;
 
 /// Steps a template may take before it is stopped.
 const MAX_STEPS: u64 = 50_000;
@@ -66,14 +62,9 @@ impl Renderer {
         Ok(Renderer { templates, without_features })
     }
 
-    /// The answer of an intent (by name and position in the catalogue) for the user at `row`, or for nobody in particular.
-    pub(crate) fn render(
-        &self,
-        intent: (&str, usize),
-        layout: &ServiceLayout,
-        fetched: Option<(&Fetched, usize)>,
-    ) -> Rendered {
-        let variables = fetched.map(|(fetched, row)| variables(layout, fetched, row)).unwrap_or_default();
+    /// The answer of an intent (by name and position in the catalogue) for a user, or for nobody in particular.
+    pub(crate) fn render(&self, intent: (&str, usize), rows: Option<UserRows>) -> Rendered {
+        let variables = rows.map_or_else(|| Value::from_iter([] as [(&str, Value); 0]), Value::from_object);
         let rendered = self.templates.get_template(intent.0).and_then(|template| template.render(variables));
         match rendered {
             Ok(text) => Rendered { text: text.trim().to_owned(), complete: true },
@@ -85,62 +76,6 @@ impl Renderer {
                 Rendered { text: self.without_features[intent.1].clone(), complete: false }
             }
         }
-    }
-}
-
-fn variables(layout: &ServiceLayout, fetched: &Fetched, row: usize) -> BTreeMap<String, Value> {
-    let mut variables = BTreeMap::new();
-    for view_layout in &layout.views {
-        let view = &fetched.views[view_layout.view];
-        if view.status[row] != Status::Present {
-            continue;
-        }
-        match view.kind {
-            ViewKind::Latest => {
-                let object = object(view_layout, |column| value(cell(view.columns[column].as_ref(), row)));
-                variables.insert(view.name.clone(), object);
-            }
-            ViewKind::LastN => {
-                let history = history(view_layout, fetched, row);
-                if let (Some(singular), Some(newest)) = (newest_name(&view.name), history.first()) {
-                    variables.insert(singular.to_owned(), newest.clone());
-                }
-                variables.insert(view.name.clone(), Value::from(history));
-            }
-        }
-    }
-    variables
-}
-
-/// The elements of a history, newest first. All columns of a view share their offsets.
-fn history(layout: &ViewLayout, fetched: &Fetched, row: usize) -> Vec<Value> {
-    let columns = &fetched.views[layout.view].columns;
-    let Some(&(_, first)) = layout.columns.first() else { return Vec::new() };
-    let count = elements(columns[first].as_list(), row).len();
-    let element = |nth: usize| {
-        object(layout, |column| {
-            let list = columns[column].as_list::<i32>();
-            value(cell(list.values().as_ref(), elements(list, row).start + nth))
-        })
-    };
-    (0..count).map(element).collect()
-}
-
-fn object(layout: &ViewLayout, read: impl Fn(usize) -> Value) -> Value {
-    let fields: BTreeMap<String, Value> =
-        layout.columns.iter().map(|(name, column)| (name.clone(), read(*column))).collect();
-    Value::from(fields)
-}
-
-fn value(cell: Cell<'_>) -> Value {
-    match cell {
-        Cell::Null => Value::from(()),
-        Cell::Bool(flag) => Value::from(flag),
-        Cell::Int(number) => Value::from(number),
-        Cell::Float(number) => Value::from(number),
-        Cell::Text(text) => Value::from(text),
-        Cell::Time(time_ms) => Value::from(time_ms),
-        Cell::Floats(numbers) => Value::from(numbers.into_iter().map(Value::from).collect::<Vec<_>>()),
     }
 }
 
@@ -208,6 +143,8 @@ fn money(amount: &Value) -> Result<String, TemplateError> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use larder_model::Intent;
 
     use super::*;

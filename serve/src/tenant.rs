@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use larder_model::{Catalogue, CatalogueIndex, Encoder, Head};
+use larder_store::{Breaker, TenantId};
 
 use crate::assemble::{AnswerPlan, ServiceLayout};
 use crate::config::{NodeConfig, TenantConfig};
-use crate::encoders::Encoders;
+use crate::cost::CostModel;
+use crate::encoders::{Encoders, LoadedEncoder};
 use crate::error::{Error, Refusal};
 use crate::render::Renderer;
 use crate::rung::Rung;
@@ -18,12 +20,13 @@ use crate::rung::Rung;
 pub(crate) struct Tenant {
     /// For the log; never for a reply to another tenant.
     pub(crate) name: String,
+    pub(crate) id: TenantId,
     pub(crate) catalogue: Catalogue,
-    pub(crate) layout: ServiceLayout,
+    pub(crate) layout: Arc<ServiceLayout>,
     pub(crate) renderer: Renderer,
     pub(crate) hand_over: String,
     pub(crate) full: Ranker,
-    /// None where the tenant has no such rung.
+    /// None where the tenant has no such rung, or nobody shall be answered on it.
     pub(crate) light: Option<Ranker>,
 }
 
@@ -31,6 +34,12 @@ pub(crate) struct Tenant {
 #[derive(Debug)]
 pub(crate) struct Ranker {
     pub(crate) encoder: Encoder,
+    /// The encoder's position among the node's.
+    pub(crate) number: usize,
+    /// Of this encoder, whichever tenants use it.
+    pub(crate) cost: Arc<CostModel>,
+    /// Of this encoder too.
+    pub(crate) breaker: Arc<Breaker>,
     pub(crate) index: CatalogueIndex,
     /// Swapped whole: a batch takes it once and ranks with what it took.
     head: ArcSwap<Head>,
@@ -61,11 +70,12 @@ impl Tenant {
             .map_err(|message| refuse(format!("{}: {message}", config.catalogue.display())))?;
         let mut ranker = |rung| Ranker::load(config, node, rung, &catalogue, &layout, encoders);
         let full = ranker(Rung::Full)?.ok_or_else(|| refuse("has no encoder for the rung full".to_owned()))?;
-        let light = ranker(Rung::Light)?;
+        let light = if node.rungs.light { ranker(Rung::Light)? } else { None };
         Ok(Tenant {
             name: config.name.clone(),
+            id: TenantId(config.id),
             catalogue,
-            layout,
+            layout: Arc::new(layout),
             renderer,
             hand_over: config.hand_over.clone(),
             full,
@@ -118,7 +128,8 @@ impl Ranker {
         encoders: &mut Encoders,
     ) -> Result<Option<Ranker>, Error> {
         let Some(settings) = node.encoder(config, rung) else { return Ok(None) };
-        let encoder = encoders.get(settings, rung)?;
+        let LoadedEncoder { encoder, number, cost, breaker, .. } = encoders.get(settings, rung)?;
+        let (encoder, number, cost, breaker) = (encoder.clone(), *number, cost.clone(), breaker.clone());
         let model = |what: &str| {
             let context = format!("tenant \"{}\": {what} on the rung {}", config.name, rung.label());
             move |source| Error::Model { context, source }
@@ -133,7 +144,7 @@ impl Ranker {
         let index = CatalogueIndex::load_or_build(&encoder, catalogue, &vectors, &mut |_, _| {})
             .map_err(model("encoding its catalogue"))?;
         let (head, head_file) = (ArcSwap::from_pointee(head), config.head_of(rung).cloned());
-        Ok(Some(Ranker { encoder, index, head, head_file, max_tokens: settings.max_tokens }))
+        Ok(Some(Ranker { encoder, number, cost, breaker, index, head, head_file, max_tokens: settings.max_tokens }))
     }
 
     /// The head as it is now.

@@ -8,7 +8,7 @@ use tonic::metadata::MetadataMap;
 use crate::config::NodeSection;
 use crate::error::Refusal;
 use crate::question::{Answer, Candidate, Provenance, Question, Timings};
-use crate::rung::Rung;
+use crate::rung::{Rung, Source};
 use crate::v1;
 
 /// Longest request_id, in bytes.
@@ -77,8 +77,8 @@ pub(crate) fn question(
     if text.trim().is_empty() {
         return Err(Refusal::Invalid("text is empty; send the question as the customer wrote it".to_owned()));
     }
-    let cut = format!("the deadline was cut to {} ms (node.max_deadline_ms)", node.max_deadline_ms);
-    let notes = if deadline.cut { vec![cut] } else { Vec::new() };
+    let cut = || format!("the deadline was cut to {} ms (node.max_deadline_ms)", node.max_deadline_ms);
+    let notes = if deadline.cut { vec![cut()] } else { Vec::new() };
     Ok(Question { text, request_id, deadline: Instant::now() + deadline.after, notes })
 }
 
@@ -91,8 +91,8 @@ pub(crate) fn reply(answer: Answer) -> v1::AnswerReply {
         confidence: answer.confidence,
         handed_over: answer.handed_over,
         candidates: answer.candidates.into_iter().map(candidate).collect(),
-        rung: rung(answer.rung).into(),
-        rung_reason: answer.rung_reason.to_owned(),
+        rung: source(answer.choice.source).into(),
+        rung_reason: answer.choice.why.text().to_owned(),
         views: answer.views.into_iter().map(provenance).collect(),
         notes: answer.notes,
         timings: Some(timings(&answer.timings)),
@@ -125,6 +125,14 @@ pub(crate) fn rung(rung: Rung) -> v1::Rung {
     match rung {
         Rung::Full => v1::Rung::Full,
         Rung::Light => v1::Rung::Light,
+    }
+}
+
+fn source(source: Source) -> v1::Rung {
+    match source {
+        Source::Model(model) => rung(model),
+        Source::Cached(_) => v1::Rung::Cached,
+        Source::Fallback => v1::Rung::Fallback,
     }
 }
 

@@ -41,12 +41,12 @@ impl Drop for FailureGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::BatcherConfig;
     use crate::life::State;
+    use crate::queue::tests::queue;
 
     #[test]
     fn a_panicking_worker_fails_the_node() {
-        let (queue, life) = (Arc::new(Queue::new(BatcherConfig::default(), 1)), Life::new());
+        let (queue, life) = (Arc::new(queue()), Life::new());
         life.serve();
         let worker = spawn("score", &queue, &life, || panic!("on purpose")).unwrap();
         assert!(worker.join().is_err());
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_ends_leaves_the_node_as_it_is() {
-        let (queue, life) = (Arc::new(Queue::new(BatcherConfig::default(), 1)), Life::new());
+        let (queue, life) = (Arc::new(queue()), Life::new());
         life.serve();
         spawn("fetch", &queue, &life, || ()).unwrap().join().unwrap();
         assert_eq!(life.state(), State::Serving);

@@ -1,0 +1,6 @@
+//! The numbers of the node's logs in the store, in one place: a number belongs to its log for ever, since it is part of every stored key.
+
+/// Questions of the async lane that wait, by tenant.
+pub(crate) const LANE_QUESTIONS: u16 = 1;
+/// Answers of the async lane, by user.
+pub(crate) const LANE_ANSWERS: u16 = 2;

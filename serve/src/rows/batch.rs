@@ -1,0 +1,43 @@
+//! A batch: rows and deletions of any views of one tenant that are written all together or not at all.
+
+use arrow::array::{AsArray, RecordBatch};
+use larder_store::{Shard, TenantId, Write, WriteKind};
+
+use crate::error::Refusal;
+use crate::shard::check_entities;
+
+/// What is to be written together.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// In the order in which they are to be written.
+    pub(crate) changes: Vec<Changes>,
+}
+
+/// Rows, or deletions, of one view.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    pub(crate) view: String,
+    pub(crate) kind: WriteKind,
+    /// In the schema that the store asks for.
+    pub(crate) rows: RecordBatch,
+}
+
+impl Batch {
+    /// The batch, if all its rows are this node's.
+    pub(crate) fn checked(self, own: Shard) -> Result<Batch, Refusal> {
+        for changes in &self.changes {
+            check_entities(changes.rows.column(0).as_string::<i32>().iter().flatten(), own)?;
+        }
+        Ok(self)
+    }
+
+    /// Rows and deletions together.
+    pub(crate) fn rows(&self) -> usize {
+        self.changes.iter().map(|changes| changes.rows.num_rows()).sum()
+    }
+
+    /// As the store takes them.
+    pub(crate) fn writes(&self, tenant: TenantId) -> impl Iterator<Item = Write<'_>> {
+        self.changes.iter().map(move |Changes { view, kind, rows }| Write { tenant, view, kind: *kind, rows })
+    }
+}
