@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-long check lint fmt bench-fetch bench-ingest bench-encode bench-onnx bench-tools bench-gpu check-cuda setup clean-data
+.PHONY: help build demo python test test-long check lint fmt bench-fetch bench-ingest bench-serve bench-overload bench-encode bench-onnx bench-tools bench-gpu check-cuda setup clean-data
 
 CACHE := $(HOME)/.cache/larder
 # A build folder outside the checkout is used where there is one, and never needed.
@@ -30,7 +30,15 @@ build: setup ## build the release binary and say where it is
 demo: build ## build, invent a shop, serve it and ask it 200 questions
 	"$(TARGET)/release/larder" demo
 
-test: setup ## run all tests; ends with how many were skipped
+# What Python programs need to call a node: packages in the cache, stubs of the proto files in STUBS.
+STUBS := $(TARGET)/python
+export LARDER_PYTHON := $(CACHE)/tools/python/bin/python
+export LARDER_PYTHON_STUBS := $(STUBS)
+python: ## install what docs/python.md uses, and make Python stubs of the proto files
+	@tools/python/setup.sh "$(STUBS)"
+	@echo "$(LARDER_PYTHON), with PYTHONPATH=$(STUBS)"
+
+test: setup python ## run all tests; ends with how many were skipped
 	$(ENV) cargo build --locked --package larder
 	for model in minilm-l6 potion me5-small; do "$(TARGET)/debug/larder" model get "$$model"; done
 	: >"$(SKIPS)"
@@ -56,6 +64,12 @@ bench-fetch: setup bench-tools ## measure Store::fetch beside RocksDB, a hash ma
 
 bench-ingest: setup ## measure loading and swapping snapshots (LARDER_BENCH_ROWS=100000: in a minute)
 	$(ENV) cargo bench --locked --workspace --bench ingest
+
+bench-serve: build ## measure what a request costs the node besides the forward, beside a bare gRPC server, and what batching saves
+	$(ENV) LARDER_BIN="$(TARGET)/release/larder" cargo bench --locked --workspace --bench serve
+
+bench-overload: build ## measure what a node does beyond its capacity (LARDER_BENCH_SECONDS=2: shorter; LARDER_BENCH_MECHANISMS=1: each mechanism off)
+	$(ENV) LARDER_BIN="$(TARGET)/release/larder" cargo bench --locked --workspace --bench overload
 
 bench-encode: setup bench-onnx ## measure the encoder beside ONNX Runtime, and the search of a million examples
 	$(ENV) cargo bench --locked --workspace --bench encode

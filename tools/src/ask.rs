@@ -9,18 +9,19 @@ use larder_serve::v1::answers_client::AnswersClient;
 
 use crate::answer_text::{full, to_json};
 use crate::client::{Caller, block_on, connect, refusal};
+use crate::node_address::NodeAddress;
 use crate::output::{print_json, say};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   larder ask --tenant demo --user u0000042 \"where is my order?\"
-  larder ask --addr 10.0.0.7:7700 --tenant demo --user u0000042 --json \"can I still cancel?\"")]
+  larder ask --addr 10.0.0.7:7700 --tenant demo --user u0000042 --json \"can I still cancel?\"
+  larder ask --shards 10.0.0.7:7700,10.0.0.8:7700 --tenant demo --user u0000042 \"where is my order?\"")]
 pub(crate) struct Arguments {
     /// The question
     text: String,
-    /// The node, as host:port
-    #[arg(long, default_value = "127.0.0.1:7700")]
-    addr: String,
+    #[command(flatten)]
+    node: NodeAddress,
     /// Whose catalogue answers; may be left out where the node has a default
     #[arg(long, default_value = "")]
     tenant: String,
@@ -42,11 +43,13 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let (address, shard) = arguments.node.of(&arguments.user)?;
     let caller = Caller {
         tenant: arguments.tenant.clone(),
         user: arguments.user.clone(),
         session: arguments.session.clone(),
         class: arguments.class.clone(),
+        shard,
     };
     let message = v1::AnswerRequest { text: arguments.text.clone(), request_id: String::new() };
     let mut request = caller.request(message)?;
@@ -54,7 +57,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         request.set_timeout(Duration::from_millis(timeout_ms));
     }
     let reply = block_on(async {
-        let mut answers = AnswersClient::new(connect(&arguments.addr).await?);
+        let mut answers = AnswersClient::new(connect(address).await?);
         answers.answer(request).await.map_err(|status| refusal(&status))
     })??
     .into_inner();

@@ -1,27 +1,43 @@
 //! The command line itself: which commands there are, how an error is told and which exit code it becomes.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage. An error is told in plain lines, what failed first and why below it.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage. An error is told in plain lines: what failed, why, and where that is known what to do next.
+//! `larder --help` lists the commands by who uses them.
 
 use std::process::ExitCode;
 
 use anyhow::{Error, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use larder_serve::ConfigError;
 
+use crate::panics::{caught, tell_of_panics};
 use crate::{
-    ask, compact, demo, erase, ingest, model_eval, model_get, model_publish, model_train, place, sample, serve,
+    answer, ask, backup, chaos, compact, completions, demo, erase, ingest, inspect, load, model_eval, model_get,
+    model_publish, model_train, place, plan, restore, rows, sample, serve, submit, verify, warm,
 };
 
 #[derive(Debug, Parser)]
-#[command(
-    name = "larder",
-    version,
-    about = "Larder: a feature store and the model that uses it, in one process",
-    after_help = "Start with `larder demo`; every command explains itself with --help."
-)]
+#[command(name = "larder", version, about = "Larder: a feature store and the model that uses it, in one process")]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
 }
+
+/// Who uses what, in the order of `larder --help`. A command that stands in no group is listed under "More".
+const GROUPS: [(&str, &[&str]); 5] = [
+    ("To see what it is", &["demo", "sample"]),
+    ("Questions and answers (applications, support)", &["ask", "submit", "answer"]),
+    ("What the node knows of users (data engineers)", &["ingest", "rows", "place", "erase", "compact"]),
+    (
+        "Running nodes (operators)",
+        &["serve", "warm", "inspect", "verify", "backup", "restore", "load", "plan", "chaos", "completions"],
+    ),
+    ("Better answers (whoever tends the models)", &["model"]),
+];
+
+const AFTER_COMMANDS: &str =
+    "Every command explains itself, with examples: larder COMMAND --help. Results go to stdout, as JSON with --json; \
+progress and errors go to stderr.
+Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -30,21 +46,46 @@ enum Command {
     /// Bring Parquet files into the store
     #[command(subcommand)]
     Ingest(ingest::Command),
+    /// Write live rows to a running node
+    #[command(subcommand)]
+    Rows(rows::Command),
     /// Divide what is live between the warm and the cold tier anew
     Place(place::Arguments),
+    /// Read rows into a running node's memory before they are asked for
+    Warm(warm::Arguments),
     /// Forget users: what is known of them is invisible at once
     Erase(erase::Arguments),
     /// Take the bytes of erased users out of the store's files
     Compact(compact::Arguments),
+    /// Look inside a store: what it holds, or what every tier knows of one key
+    Inspect(inspect::Arguments),
+    /// Prove that a closed store is whole: every checksum of every file
+    Verify(verify::Arguments),
+    /// Copy a store of one moment to a folder or an object store, while its node goes on
+    Backup(backup::Arguments),
+    /// Make a new store of a backup
+    Restore(restore::Arguments),
     /// Fetch encoder weights, train, measure and swap ranking heads
     #[command(subcommand)]
     Model(ModelCommand),
     /// Write a sample shop: Parquet files, an answer catalogue, questions and a larder.toml
     Sample(sample::Arguments),
+    /// Give a running node faults on purpose, or take them away
+    Chaos(chaos::Arguments),
     /// Ask a running node one question
     Ask(ask::Arguments),
+    /// Leave a question with a running node, to be answered when it has time
+    Submit(submit::Arguments),
+    /// Fetch the answer to a question that was submitted
+    Answer(answer::Arguments),
+    /// Put a load on a running node, open-loop, and report what became of it
+    Load(Box<load::Arguments>),
+    /// Say how many nodes a forecast needs, from the measured capacity of one
+    Plan(plan::Arguments),
     /// Show all of it at work on a sample shop
     Demo(demo::Arguments),
+    /// Print what bash, zsh or fish need to complete commands and options
+    Completions(completions::Arguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -61,29 +102,73 @@ enum ModelCommand {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    match run(&CommandLine::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+    tell_of_panics();
+    let matches = command_line().get_matches();
+    let command = CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command;
+    match caught(|| run(&command)) {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(error)) => {
             eprint!("{}", told(&error));
             ExitCode::FAILURE
         }
+        None => ExitCode::FAILURE,
     }
+}
+
+/// The whole command line, with its commands in groups.
+fn command_line() -> clap::Command {
+    let command = CommandLine::command();
+    let commands = format!("{}{AFTER_COMMANDS}", grouped(&command));
+    command.after_help(commands).help_template("{about}\n\n{usage-heading} {usage}{after-help}\n\nOptions:\n{options}")
+}
+
+/// The commands by who uses them, each with what it does.
+fn grouped(command: &clap::Command) -> String {
+    let known: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+    let more = command.get_subcommands().map(clap::Command::get_name).filter(|name| !known.contains(name)).collect();
+    let groups = GROUPS.iter().map(|(title, names)| (*title, names.to_vec())).chain([("More", more)]);
+    let mut text = String::new();
+    for (title, names) in groups {
+        let commands: Vec<_> = names.iter().filter_map(|name| command.find_subcommand(name)).collect();
+        if commands.is_empty() {
+            continue;
+        }
+        text.push_str(&format!("{title}:\n"));
+        for command in commands {
+            let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+            text.push_str(&format!("  {:12} {about}\n", command.get_name()));
+        }
+        text.push('\n');
+    }
+    text
 }
 
 fn run(command: &Command) -> Result<()> {
     match command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Ingest(command) => ingest::run(command),
+        Command::Rows(command) => rows::run(command),
         Command::Place(arguments) => place::run(arguments),
+        Command::Warm(arguments) => warm::run(arguments),
         Command::Erase(arguments) => erase::run(arguments),
         Command::Compact(arguments) => compact::run(arguments),
+        Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Verify(arguments) => verify::run(arguments),
+        Command::Backup(arguments) => backup::run(arguments),
+        Command::Restore(arguments) => restore::run(arguments),
         Command::Model(ModelCommand::Get(arguments)) => model_get::run(arguments),
         Command::Model(ModelCommand::Train(arguments)) => model_train::run(arguments),
         Command::Model(ModelCommand::Publish(arguments)) => model_publish::run(arguments),
         Command::Model(ModelCommand::Eval(arguments)) => model_eval::run(arguments),
         Command::Sample(arguments) => sample::run(arguments),
+        Command::Chaos(arguments) => chaos::run(arguments),
         Command::Ask(arguments) => ask::run(arguments),
+        Command::Submit(arguments) => submit::run(arguments),
+        Command::Answer(arguments) => answer::run(arguments),
+        Command::Load(arguments) => load::run_command(arguments),
+        Command::Plan(arguments) => plan::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
+        Command::Completions(arguments) => completions::run(arguments, command_line()),
     }
 }
 
@@ -97,18 +182,26 @@ fn told(error: &Error) -> String {
         }
         above = cause;
     }
+    if let Some(next) = error.chain().find_map(next_step) {
+        text.push_str(&format!("  next: {next}\n"));
+    }
     text
+}
+
+/// What to do about a cause that does not say so itself.
+fn next_step(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let unread = cause.downcast_ref::<ConfigError>().is_some_and(|error| error.message.starts_with("cannot be read"));
+    unread
+        .then_some("name the node's file with --config; `larder sample --out shop` writes a complete one to start from")
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent_and_every_command_has_examples() {
-        let mut root = CommandLine::command();
+        let mut root = command_line();
         root.build();
         root.clone().debug_assert();
         let mut open: Vec<clap::Command> = root.get_subcommands().cloned().collect();
@@ -125,6 +218,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn every_command_stands_in_one_group() {
+        let help = command_line().render_help().to_string();
+        assert!(!help.contains("\nMore:"), "name the new command in GROUPS: {help}");
+        for command in command_line().get_subcommands() {
+            let line = format!("\n  {:12} ", command.get_name());
+            assert_eq!(help.matches(&line).count(), 1, "{} in {help}", command.get_name());
+        }
+        assert!(help.contains("Exit codes: 0 done, 1 failed, 2 wrong usage."), "{help}");
+    }
+
     /// "larder-ingest-build", as clap calls it, is typed "ingest build".
     fn path(command: &clap::Command) -> String {
         let full = command.get_bin_name().unwrap_or_default();
@@ -135,6 +239,16 @@ mod tests {
     fn wrong_usage_is_told_from_failure() {
         assert_eq!(CommandLine::try_parse_from(["larder", "sample"]).unwrap_err().exit_code(), 2);
         assert_eq!(CommandLine::try_parse_from(["larder", "sample", "--help"]).unwrap_err().exit_code(), 0);
+    }
+
+    #[test]
+    fn an_absent_config_says_where_to_get_one() {
+        let absent = larder_serve::NodeConfig::load(std::path::Path::new("/nowhere/larder.toml")).unwrap_err();
+        let told = told(&Error::new(absent));
+        assert!(
+            told.starts_with("error: /nowhere/larder.toml: cannot be read") && told.contains("\n  next: name"),
+            "{told}"
+        );
     }
 
     #[test]

@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use larder_serve::{CLASS_HEADER, SESSION_HEADER, TENANT_HEADER, USER_HEADER};
+use larder_serve::{CLASS_HEADER, SESSION_HEADER, SHARD_HEADER, TENANT_HEADER, USER_HEADER};
+use larder_store::Shard;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -21,6 +22,8 @@ pub(crate) struct Caller {
     pub(crate) user: String,
     pub(crate) session: String,
     pub(crate) class: String,
+    /// The shard that the node is believed to be.
+    pub(crate) shard: Option<Shard>,
 }
 
 impl Caller {
@@ -38,6 +41,9 @@ impl Caller {
             let value =
                 sendable.with_context(|| format!("{key} = {value:?}: only visible ASCII characters can be sent"))?;
             request.metadata_mut().insert(key, value);
+        }
+        if let Some(shard) = self.shard {
+            request.metadata_mut().insert(SHARD_HEADER, MetadataValue::try_from(shard.to_string())?);
         }
         Ok(request)
     }
@@ -93,7 +99,9 @@ mod tests {
         let request = caller.request(()).unwrap();
         assert_eq!(request.metadata().get(TENANT_HEADER).unwrap(), "demo");
         assert_eq!(request.metadata().get(USER_HEADER).unwrap(), "u1");
-        assert!(request.metadata().get(SESSION_HEADER).is_none());
+        assert!(request.metadata().get(SESSION_HEADER).is_none() && request.metadata().get(SHARD_HEADER).is_none());
+        let routed = Caller { shard: Some("3/4".parse().unwrap()), ..caller }.request(()).unwrap();
+        assert_eq!(routed.metadata().get(SHARD_HEADER).unwrap(), "3/4");
     }
 
     #[test]

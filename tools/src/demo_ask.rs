@@ -54,8 +54,12 @@ pub(crate) async fn warm(
     let mut admin = AdminClient::new(connect(address).await?);
     let (mut done, mut found) = (0, 0);
     for entities in users.chunks(max_entities) {
-        let request =
-            v1::WarmRequest { tenant: tenant.to_owned(), service: service.to_owned(), entities: entities.to_vec() };
+        let request = v1::WarmRequest {
+            tenant: tenant.to_owned(),
+            service: service.to_owned(),
+            entities: entities.to_vec(),
+            look_only: false,
+        };
         found += admin.warm(request).await.map_err(|status| refusal(&status))?.into_inner().found as usize;
         done += entities.len();
         stage.set(done as u64, users.len() as u64);

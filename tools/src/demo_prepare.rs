@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use larder_ingest::BuildLimits;
+use larder_ingest::{BuildLimits, Location};
 use larder_model::{Catalogue, Devices, Encoder, EncoderConfig, FeatureEncoder, Head, TrainOptions};
 use larder_serve::{NodeConfig, Rung, ServiceConfig, TenantConfig};
 use serde::de::DeserializeOwned;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::destination::Destination;
 use crate::files::{sha256, sha256_file, write_whole};
-use crate::load::{Snapshot, load};
+use crate::ingest_load::{Snapshot, load};
 use crate::model_train::train_head;
 use crate::sample::{SampleRecord, SampleRequest, existing_sample, write_sample};
 use crate::shop_config::VIEWS;
@@ -61,15 +61,18 @@ pub(crate) fn prepare_store(config: &NodeConfig, tenant: &str, folder: &Path, sa
         return Ok(());
     }
     for (view, file) in VIEWS {
-        let parquet = [folder.join(file)];
+        let parquet = [Location::local(folder.join(file))];
         let snapshot = Snapshot {
             config,
             tenant,
             view,
             parquet: &parquet,
             as_of_ms: None,
-            max_rejected_rows: 0,
-            max_memory_mib: BuildLimits::default().max_memory_mib,
+            limits: BuildLimits::default(),
+            spill: None,
+            rejects: None,
+            fresh: false,
+            shard: config.node.shard,
             cold: None,
         };
         load(&snapshot, &mut destination)?;

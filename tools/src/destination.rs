@@ -14,8 +14,8 @@ use chrono::Utc;
 use larder_ingest::ColdRule;
 use larder_serve::v1;
 use larder_serve::v1::admin_client::AdminClient;
-use larder_serve::{NodeConfig, forget_hot_set};
-use larder_store::{Compacted, GenerationInfo, GenerationState, Published, Store, TenantId};
+use larder_serve::{NodeConfig, erase_from_lane, forget_hot_set, inspect_entity, inspect_store};
+use larder_store::{Checkpoint, Compacted, GenerationInfo, GenerationState, Published, Store, TenantId};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
@@ -26,6 +26,9 @@ use crate::live::{ListedGeneration, NowLive};
 
 /// How long a node may take to accept a connection before it counts as absent.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Largest reply: one entity may have a long history with large rows.
+const MAX_REPLY_BYTES: usize = 64 << 20;
 
 /// A node or a folder, ready to be changed.
 pub(crate) enum Destination<'a> {
@@ -59,7 +62,9 @@ impl<'a> Destination<'a> {
     /// The node at the config's listen address, and nothing else.
     pub(crate) fn running(config: &'a NodeConfig) -> Result<Destination<'a>> {
         let address = reachable(config.node.listen);
-        TcpStream::connect_timeout(&address, PROBE_TIMEOUT).with_context(|| format!("no node answers at {address}"))?;
+        TcpStream::connect_timeout(&address, PROBE_TIMEOUT).with_context(|| {
+            format!("no node answers at {address}; start one with `larder serve`, with the same --config")
+        })?;
         Destination::node(address, config)
     }
 
@@ -73,7 +78,7 @@ impl<'a> Destination<'a> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
         let channel = runtime.block_on(connect(&address.to_string()))?;
-        let mut admin = Box::new(AdminClient::new(channel));
+        let mut admin = Box::new(AdminClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES));
         let status = runtime.block_on(admin.get_node_status(v1::GetNodeStatusRequest {}));
         let served = status.map_err(|status| refusal(&status))?.into_inner().store_path;
         let own = std::path::absolute(&config.store.path)?.display().to_string();
@@ -179,8 +184,60 @@ impl<'a> Destination<'a> {
             }
             Destination::Folder { store, config } => {
                 let (id, now_ms) = (tenant_id(config, tenant)?, Utc::now().timestamp_millis());
-                entities.iter().try_for_each(|entity| Ok(store.erase(id, entity, now_ms)?))
+                entities.iter().try_for_each(|entity| store.erase(id, entity, now_ms))?;
+                Ok(erase_from_lane(store, &config.lane, id, entities)?)
             }
+        }
+    }
+
+    /// What the store holds.
+    pub(crate) fn inspect_store(&mut self) -> Result<v1::InspectStoreReply> {
+        match self {
+            Destination::Node { admin, runtime, .. } => {
+                let reply = runtime.block_on(admin.inspect_store(v1::InspectStoreRequest {}));
+                Ok(reply.map_err(|status| refusal(&status))?.into_inner())
+            }
+            Destination::Folder { store, config } => Ok(inspect_store(store, config)?),
+        }
+    }
+
+    /// One entity in every tier; with an empty view in all views.
+    pub(crate) fn inspect_entity(&mut self, tenant: &str, entity: &str, view: &str) -> Result<v1::InspectEntityReply> {
+        match self {
+            Destination::Node { admin, runtime, .. } => {
+                let (tenant, entity, view) = (tenant.to_owned(), entity.to_owned(), view.to_owned());
+                let reply = runtime.block_on(admin.inspect_entity(v1::InspectEntityRequest { tenant, entity, view }));
+                Ok(reply.map_err(|status| refusal(&status))?.into_inner())
+            }
+            Destination::Folder { store, config } => {
+                let (id, now_ms) = (tenant_id(config, tenant)?, Utc::now().timestamp_millis());
+                Ok(inspect_entity(store, config, id, entity, view, now_ms)?)
+            }
+        }
+    }
+
+    /// Makes a checkpoint of the store, in place of an earlier one.
+    pub(crate) fn checkpoint(&mut self) -> Result<Checkpoint> {
+        match self {
+            Destination::Node { admin, runtime, .. } => {
+                let reply = runtime.block_on(admin.checkpoint(v1::CheckpointRequest {}));
+                let v1::CheckpointReply { store_name, store_path, cold_path } =
+                    reply.map_err(|status| refusal(&status))?.into_inner();
+                let cold = (!cold_path.is_empty()).then(|| PathBuf::from(cold_path));
+                Ok(Checkpoint { store_name, store: PathBuf::from(store_path), cold })
+            }
+            Destination::Folder { store, .. } => Ok(store.checkpoint()?),
+        }
+    }
+
+    /// Removes the checkpoint.
+    pub(crate) fn release_checkpoint(&mut self) -> Result<()> {
+        match self {
+            Destination::Node { admin, runtime, .. } => {
+                let reply = runtime.block_on(admin.release_checkpoint(v1::ReleaseCheckpointRequest {}));
+                reply.map(drop).map_err(|status| refusal(&status))
+            }
+            Destination::Folder { store, .. } => Ok(store.release_checkpoint()?),
         }
     }
 

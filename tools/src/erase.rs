@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use larder_serve::NodeConfig;
-use larder_store::MAX_ENTITY_BYTES;
+use larder_store::{MAX_ENTITY_BYTES, Shard};
 use serde::Serialize;
 
 use crate::destination::Destination;
@@ -22,7 +22,8 @@ const BYTES_BESIDE: usize = 8;
 #[derive(Debug, Args)]
 #[command(
     after_help = "What all views of the tenant know of an entity up to now is invisible at once: to fetches, in snapshots that are \
-built later from sources that still hold it, and after a rollback. Rows with a later event time are shown, so a user may come back. The \
+built later from sources that still hold it, and after a rollback. Their submitted questions \
+and the answers to them are deleted. Rows with a later event time are shown, so a user may come back. The \
 bytes stay in the store's files until `larder compact --erase`. The folders that generations were built in, the Parquet files they were \
 built from, and backups are yours to erase.
 
@@ -65,6 +66,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     if let Some(file) = from {
         entities.append(&mut read(file)?);
+    }
+    let shard = config.node.shard;
+    if let Some(entity) = entities.iter().find(|entity| !shard.holds(entity)) {
+        let right = Shard::of(entity, shard.count());
+        bail!(
+            "{entity} belongs to shard {right}, the node of {} is shard {shard}; nothing was erased",
+            arguments.config.display()
+        );
     }
     let mut destination = Destination::find(&config)?;
     let stage = Stage::start("erase", Unit::Items);
@@ -118,7 +127,7 @@ fn check(entity: &str) -> Result<(), String> {
 }
 
 /// The entities in parts that fit into one call to a node each.
-fn parts(entities: &[String], most: usize, bytes: usize) -> Vec<&[String]> {
+pub(crate) fn parts(entities: &[String], most: usize, bytes: usize) -> Vec<&[String]> {
     let (mut parts, mut rest) = (Vec::new(), entities);
     while !rest.is_empty() {
         // Half a message is left for everything else in it.

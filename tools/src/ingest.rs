@@ -5,16 +5,17 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use larder_ingest::{BuildLimits, ColdRule};
+use larder_ingest::{BuildLimits, ColdRule, Location};
 use larder_serve::NodeConfig;
+use larder_store::Shard;
 
 use crate::cold_arguments::ColdArguments;
 use crate::destination::Destination;
+use crate::ingest_load::{Snapshot, build, load, unix_seconds};
 use crate::live::cold;
-use crate::load::{Snapshot, build, load, unix_seconds};
 use crate::output::{moment, print_json, say, table};
 use crate::progress::{bytes, count};
 
@@ -24,6 +25,9 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:
   larder ingest build --config larder.toml --tenant demo --view orders --out built/orders orders.parquet
   larder ingest build --config larder.toml --tenant demo --view orders --out built/orders /snapshots/orders/
+  larder ingest build --tenant demo --view orders --shard 0/4 --out built/orders-0 orders.parquet
+  larder ingest build --tenant demo --view orders --out built/orders --spill /fast-disk s3://bucket/orders/
+  larder ingest build --tenant demo --view orders --out built/orders --max-rejected-rows 100 --rejects bad.jsonl orders/
   larder ingest build --tenant demo --view orders --cold-after 90d --active data/store/hot-set --out built/orders orders.parquet")]
     Build(Build),
     /// Make a built generation live; the one before is kept for rollback
@@ -69,14 +73,29 @@ pub(crate) struct Source {
     /// Leave out up to this many rows without an entity key or event time, instead of refusing the files
     #[arg(long, default_value_t = 0)]
     max_rejected_rows: u64,
-    /// Refuse files whose rows are not sorted by key and take more memory than this, in MiB: they are sorted there
+    /// Write up to 1,000 of the rows left out to this file, as JSON lines: file, row, column, reason, key
+    #[arg(long, value_name = "FILE")]
+    rejects: Option<PathBuf>,
+    /// Memory for reading, sorting and merging, in MiB: rows that are not sorted by key and do not fit are set aside on disk
     #[arg(long, default_value_t = BuildLimits::default().max_memory_mib, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     max_memory_mib: u64,
+    /// Keep only the rows of this shard of the users, i/n, and leave the others to other nodes [default: the config's node.shard]
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
+    /// Threads that read and sort [default: one per core]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Folder on the disk where rows that do not fit into memory are set aside [default: beside the generation]
+    #[arg(long, value_name = "DIR")]
+    spill: Option<PathBuf>,
+    /// Start anew, even where a build that was killed has left sorted rows of the same files
+    #[arg(long)]
+    fresh: bool,
     #[command(flatten)]
     cold: ColdArguments,
-    /// Parquet files, or folders of them
-    #[arg(required = true)]
-    parquet: Vec<PathBuf>,
+    /// Parquet files, folders of them at any depth, or URLs of either: s3, gs, az, abfs, http, https, file (credentials: AWS_*, GOOGLE_*, AZURE_*)
+    #[arg(required = true, value_parser = Location::parse)]
+    parquet: Vec<Location>,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
@@ -90,8 +109,16 @@ impl Source {
             view: &self.view,
             parquet: &self.parquet,
             as_of_ms: self.as_of.map(|as_of| as_of.timestamp_millis()),
-            max_rejected_rows: self.max_rejected_rows,
-            max_memory_mib: self.max_memory_mib,
+            limits: BuildLimits {
+                max_rejected_rows: self.max_rejected_rows,
+                max_memory_mib: self.max_memory_mib,
+                threads: self.threads.map_or(0, usize::from),
+                ..BuildLimits::default()
+            },
+            spill: self.spill.as_deref(),
+            rejects: self.rejects.as_deref(),
+            fresh: self.fresh,
+            shard: self.shard.unwrap_or(config.node.shard),
             cold,
         }
     }
@@ -99,9 +126,12 @@ impl Source {
 
 #[derive(Debug, Args)]
 pub(crate) struct Build {
-    /// Folder to make for the generation; it must not exist
+    /// Folder to make for the generation; one that was built by the same command from the same files is left as it is
     #[arg(long)]
     out: PathBuf,
+    /// The generation's number, greater than that of any published before [default: the time in Unix seconds]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    generation: Option<u32>,
     #[command(flatten)]
     source: Source,
 }
@@ -164,13 +194,21 @@ fn run_build(arguments: &Build) -> Result<()> {
     let source = &arguments.source;
     let config = NodeConfig::load(&source.config)?;
     let rule = source.cold.rule();
-    let built = build(&source.snapshot(&config, rule.as_ref()), &arguments.out, unix_seconds()?)?;
+    let generation = arguments.generation.map_or_else(unix_seconds, Ok)?;
+    let built = build(&source.snapshot(&config, rule.as_ref()), &arguments.out, generation)?;
+    if let Some(wanted) = arguments.generation.filter(|wanted| *wanted != built.generation) {
+        let (out, found) = (arguments.out.display(), built.generation);
+        bail!(
+            "{out} holds these files as generation {found}: delete it to build them as {wanted}, or name another folder"
+        );
+    }
     if source.json {
         return print_json(&built);
     }
     let out = arguments.out.display();
     say!(
-        "Built generation {} of {}:{} in {out}: {} entities{}, {} rows.\nNext: larder ingest publish {out} --config {}",
+        "{} generation {} of {}:{} in {out}: {} entities{}, {} rows.\nNext: larder ingest publish {out} --config {}",
+        if built.already_built { "Already built:" } else { "Built" },
         built.generation,
         source.tenant,
         source.view,

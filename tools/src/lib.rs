@@ -1,17 +1,31 @@
 //! The `larder` command: everything behind the binary's thin main, one file per command.
 //!
-//! `cli` says which commands there are. Behind them: `load` builds Parquet files, `destination` is the node or the store they go to, `shop*` invents the
-//! sample data, `demo*` plays the whole of it, and the rest is what several commands share. The public items are for the
-//! tests of the sample; a program that wants to embed Larder uses the other crates.
+//! `cli` says which commands there are. Behind them: `ingest_load` builds Parquet files, `destination` is the node or the store they go to,
+//! `shop*` invents the sample data, `load` puts a load on a node, `demo*` plays the whole of it, and the rest is what several commands
+//! share. The public items are for tests of the sample and for benchmarks that need a load; a program that wants to embed Larder uses
+//! the other crates.
 
 mod cli;
+mod panics;
+mod completions;
 
 mod serve;
 mod ingest;
-mod load;
+mod ingest_load;
+mod rows;
+mod row_lines;
 mod place;
+mod warm;
+mod warm_keys;
+mod warm_columns;
 mod erase;
 mod compact;
+mod inspect;
+mod inspect_text;
+mod verify;
+mod backup;
+mod restore;
+mod backup_set;
 mod cold_arguments;
 mod destination;
 mod live;
@@ -37,9 +51,18 @@ mod shop_parquet;
 mod shop_config;
 mod shop_questions;
 
+mod chaos;
+
 mod ask;
+mod submit;
+mod answer;
+mod settled;
 mod answer_text;
 mod client;
+mod node_address;
+
+pub mod load;
+mod plan;
 
 mod demo;
 mod demo_prepare;
@@ -54,5 +77,7 @@ mod progress;
 
 pub use bag_of_words::{BagOfWords, Neighbour, longest_shared_run, words};
 pub use cli::main;
+#[doc(hidden)]
+pub use panics::tell_of_panics;
 pub use sample::{SampleRecord, SampleRequest, write_sample};
 pub use shop_questions::{QuestionKind, TestQuestion};

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::files::sha256_file;
 use crate::known_models::{KNOWN_MODELS, KnownModel, find, models_folder};
@@ -58,6 +59,11 @@ pub(crate) enum Source {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let Some(name) = arguments.name.as_deref().filter(|_| !arguments.list) else {
+        if arguments.json {
+            let known =
+                |model: &KnownModel| json!({ "name": model.name, "about": model.about, "licence": model.licence });
+            return print_json(&KNOWN_MODELS.iter().map(known).collect::<Vec<_>>());
+        }
         for model in KNOWN_MODELS {
             say!("{:12} {} ({})", model.name, model.about, model.licence);
         }

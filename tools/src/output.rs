@@ -37,11 +37,16 @@ pub(crate) fn table<const COLUMNS: usize>(
     header: [&str; COLUMNS],
     rows: impl IntoIterator<Item = [String; COLUMNS]>,
 ) -> Table {
+    table_of_rows(header.map(str::to_owned).to_vec(), rows.into_iter().map(Vec::from))
+}
+
+/// The same for any number of columns.
+pub(crate) fn table_of_rows(header: Vec<String>, rows: impl Iterator<Item = Vec<String>>) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()));
-    table.set_header(header.to_vec());
+    table.set_header(header);
     for row in rows {
-        table.add_row(row.to_vec());
+        table.add_row(row);
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);

@@ -14,6 +14,8 @@ const TICK: Duration = Duration::from_millis(120);
 pub(crate) enum Unit {
     Bytes,
     Items,
+    /// With how many of them a second are done.
+    Rows,
 }
 
 /// One stage of long work. Dropped without `done`, its bar disappears and nothing is said: the error follows.
@@ -40,6 +42,11 @@ impl Stage {
         self.bar.set_message(name);
     }
 
+    /// Prints a line that stays, above the bar.
+    pub(crate) fn note(&self, what: impl Display) {
+        self.bar.suspend(|| eprintln!("{}: {what}", self.name));
+    }
+
     /// Says how far the work has come, and how far it goes.
     pub(crate) fn set(&self, position: u64, total: u64) {
         if total == 0 {
@@ -50,6 +57,7 @@ impl Stage {
             self.bar.set_style(style(match self.unit {
                 Unit::Bytes => "{spinner} {msg} [{bar:30}] {bytes}/{total_bytes} {eta}",
                 Unit::Items => "{spinner} {msg} [{bar:30}] {human_pos}/{human_len} {eta}",
+                Unit::Rows => "{spinner} {msg} [{bar:30}] {human_pos}/{human_len} rows, {per_sec}, {eta} left",
             }));
         }
         self.bar.set_position(position);
@@ -78,7 +86,8 @@ pub(crate) fn bytes(n: u64) -> String {
     HumanBytes(n).to_string()
 }
 
-fn style(template: &str) -> ProgressStyle {
+/// How a bar is drawn.
+pub(crate) fn style(template: &str) -> ProgressStyle {
     // The templates above are constants; one that did not parse would show indicatif's own style.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }

@@ -23,25 +23,26 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 Examples:
   larder serve --config larder.toml
+  larder serve --config test.toml --allow-chaos
   RUST_LOG=larder_serve=debug larder serve --config data/demo/larder.toml"
 )]
 pub(crate) struct Arguments {
     /// The node's configuration
     #[arg(long, default_value = "larder.toml")]
     config: PathBuf,
+    /// Let the node have faults on purpose: [chaos] in the configuration, and `larder chaos`. For tests
+    #[arg(long)]
+    allow_chaos: bool,
     /// Stop as on SIGTERM when stdin ends, so that the node never outlives the process that holds the other end
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let config = NodeConfig::load(&arguments.config)?;
+    let mut config = NodeConfig::load(&arguments.config)?;
+    config.allow_chaos = arguments.allow_chaos;
     start_logging(&config.node.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.node.io_threads)
-        .enable_all()
-        .build()
-        .context("cannot start tokio")?;
+    let runtime = larder_serve::runtime(&config)?;
     let served = runtime.block_on(async {
         let signals = Signals::listen()?;
         let stdin_ended = arguments.stop_with_stdin.then(stdin_ends);
