@@ -17,6 +17,8 @@ use crate::support::node::{TestNode, ask, identified, reason, request};
 use crate::support::shop::{DEMO, Shop, USERS, intent_of, name, order_id};
 
 const PLENTY: Duration = Duration::from_secs(20);
+/// Every question goes through the encoder, however often it was asked.
+const ANEW: &str = "[rungs]\ncached = false";
 
 /// Asks the same words as many users at once and gives the replies in the users' order.
 async fn ask_as_all(
@@ -119,7 +121,7 @@ async fn batched_equals_single() {
         "a truck should have brought my parcel, did anybody sign for it or not",
         "tell me a story",
     ];
-    let shop = Shop::new(&[DEMO]);
+    let shop = Shop::with(&[DEMO], ANEW);
     let node = TestNode::start(&shop).await;
     let mut alone = Vec::new();
     for (user, text) in QUESTIONS.iter().enumerate() {
@@ -360,7 +362,7 @@ async fn a_publish_that_cannot_be_is_refused_and_nothing_changes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn draining_loses_nothing_that_was_let_in() {
     // Room for all, so that a refusal can only come from the drain.
-    let shop = Shop::with(&[DEMO], "[admission]\nmax_backlog_ms = 600000");
+    let shop = Shop::with(&[DEMO], &format!("[admission]\nmax_backlog_ms = 600000\n{ANEW}"));
     let node = TestNode::start(&shop).await;
     let mut tasks = JoinSet::new();
     for at in 0..200 {
@@ -424,7 +426,7 @@ async fn health_and_reflection_tell_what_the_node_is() {
     assert!(node.http_get("/readyz").await.starts_with("HTTP/1.1 503"));
 
     node.node.warm().await.unwrap();
-    for service in ["", "larder.v1.Answers", "larder.v1.Features", "larder.v1.Admin"] {
+    for service in ["", "larder.v1.Answers", "larder.v1.Features", "larder.v1.Lane", "larder.v1.Admin"] {
         assert_eq!(check(service).await, ServingStatus::Serving, "{service:?}");
     }
     assert!(node.http_get("/readyz").await.starts_with("HTTP/1.1 200"));
@@ -440,7 +442,9 @@ async fn health_and_reflection_tell_what_the_node_is() {
     };
     let mut replies = reflection.server_reflection_info(tokio_stream::iter([list])).await.unwrap().into_inner();
     let services = format!("{:?}", replies.next().await.unwrap().unwrap());
-    for service in ["larder.v1.Answers", "larder.v1.Features", "larder.v1.Admin", "grpc.health.v1.Health"] {
+    for service in
+        ["larder.v1.Answers", "larder.v1.Features", "larder.v1.Lane", "larder.v1.Admin", "grpc.health.v1.Health"]
+    {
         assert!(services.contains(service), "{services}");
     }
     node.node.drain().await.unwrap();

@@ -169,7 +169,7 @@ fn what_happened_after_an_erasure_counts_and_what_comes_late_does_not() {
     publish_as_of(&store, folder.path(), &points(), 2, 1, 100, published.clone()).unwrap();
     store.erase(TenantId(1), "ada", 200).unwrap();
     let late = upsert(&store, &points(), 1, &[profile_row("ada", 200, 2), profile_row("bob", 200, 2)]);
-    assert_eq!(late, Written { rows: 1, deletions: 0, erased: 1 });
+    assert_eq!(late, Written { rows: 1, deletions: 0, late: 0, erased: 1 });
     assert_eq!(delete(&store, &points(), 1, &[("ada", 150, None)]), Written { erased: 1, ..Written::default() });
     assert_eq!(status_of(&store, "ada")[0], Status::Erased);
     // An older snapshot brings nothing back.

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use arrow::array::types::{Int32Type, TimestampMillisecondType};
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Date32Array, Date64Array, DictionaryArray, FixedSizeListArray,
-    Float32Array, Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, LargeStringArray, RecordBatch,
-    StringArray, StringViewArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
-    TimestampSecondArray, UInt32Array, UInt64Array,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Date32Array, Date64Array, Decimal128Array, DictionaryArray,
+    FixedSizeListArray, Float32Array, Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, LargeStringArray,
+    RecordBatch, StringArray, StringViewArray, StructArray, Time64MicrosecondArray, TimestampMicrosecondArray,
+    TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray, UInt32Array, UInt64Array,
 };
-use larder_ingest::{BuildLimits, BuildReport, BuildRequest, Error, Progress, build};
+use larder_ingest::{BuildLimits, BuildReport, BuildRequest, Error, Location, Progress, build};
 use larder_store::{
     FeatureType, GenerationWriter, ManifestFile, Placement, Status, Store, TenantId, ViewConfig, WriterLimits,
 };
@@ -89,18 +89,12 @@ impl Shop {
         &self,
         out: &str,
         sources: Vec<PathBuf>,
-        progress: &mut dyn FnMut(Progress<'_>),
+        progress: &mut dyn FnMut(Progress),
     ) -> Result<BuildReport, Error> {
-        let request = BuildRequest {
-            view: &self.view,
-            tenant: TenantId(1),
-            sources,
-            out: self.path(out),
-            generation: 1,
-            as_of_ms: 77,
-            placement: self.placement.clone(),
-            limits: self.limits.clone(),
-        };
+        let sources = sources.into_iter().map(Location::from).collect();
+        let mut request = BuildRequest::new(&self.view, TenantId(1), sources, self.path(out), 1, 77);
+        request.placement = self.placement.clone();
+        request.limits = self.limits.clone();
         build(&request, progress)
     }
 
@@ -228,6 +222,16 @@ fn times_of_every_unit_become_milliseconds_utc() {
     }
 }
 
+fn decimal(values: &[i128], digits: u8, scale: i8) -> Decimal128Array {
+    Decimal128Array::from(values.to_vec()).with_precision_and_scale(digits, scale).unwrap()
+}
+
+/// A column of one struct.
+fn nested() -> ArrayRef {
+    let field = arrow::datatypes::Field::new("inside", arrow::datatypes::DataType::Utf8, true);
+    array(StructArray::from(vec![(Arc::new(field), names(&["x"]))]))
+}
+
 #[test]
 fn features_widen_but_never_narrow() {
     let floats = || Arc::new(arrow::datatypes::Field::new_list_field(arrow::datatypes::DataType::Float32, true));
@@ -242,6 +246,14 @@ fn features_widen_but_never_narrow() {
         (FeatureType::F64, array(Int32Array::from(vec![7])), Value::F64(7.0)),
         (FeatureType::Utf8, array(text), Value::Text("gold".to_string())),
         (FeatureType::Utf8, array(LargeStringArray::from(vec!["größe"])), Value::Text("größe".to_string())),
+        (FeatureType::Utf8, array(StringViewArray::from(vec!["größe"])), Value::Text("größe".to_string())),
+        (FeatureType::F64, array(decimal(&[1995], 10, 2)), Value::F64(19.95)),
+        (FeatureType::I64, array(decimal(&[-7], 18, 0)), Value::I64(-7)),
+        (
+            FeatureType::F32,
+            arrow::compute::cast(&Float32Array::from(vec![0.5]), &arrow::datatypes::DataType::Float16).unwrap(),
+            Value::F32(0.5),
+        ),
         (FeatureType::ListF32, array(fixed), Value::Floats(vec![0.5, 1.5])),
     ];
     for (data_type, column, expected) in fits {
@@ -266,6 +278,22 @@ fn features_widen_but_never_narrow() {
             "column f is Int64, view profile expects utf8, which takes text",
         ),
         (FeatureType::Bool, array(Int32Array::from(vec![1])), "column f is Int32, view profile expects bool"),
+        (
+            FeatureType::F64,
+            array(decimal(&[1], 16, 2)),
+            "column f is Decimal128(16, 2), view profile expects f64, which takes a float, a decimal of at most 15 digits",
+        ),
+        (
+            FeatureType::Utf8,
+            array(BinaryArray::from(vec![b"x".as_slice()])),
+            "column f is Binary, view profile expects utf8",
+        ),
+        (FeatureType::Utf8, nested(), "view profile expects utf8, which takes text"),
+        (
+            FeatureType::Timestamp,
+            array(Time64MicrosecondArray::from(vec![1])),
+            "view profile expects timestamp, which takes a timestamp or a date",
+        ),
         (
             FeatureType::Timestamp,
             names(&["2026-01-01"]),
@@ -350,8 +378,9 @@ fn many_files_row_groups_and_codecs_make_one_generation() {
         write_with(&folder.join(format!("part-{part}.parquet")), &columns, properties);
     }
     let mut steps = Vec::new();
-    let mut note = |progress: Progress<'_>| {
+    let mut note = |progress: Progress| {
         steps.push(match progress {
+            Progress::Remains { .. } => panic!("there were none"),
             Progress::Reading { rows, .. } => (0, rows),
             Progress::Sorting { rows } => (1, rows),
             Progress::Writing { rows, of } => {
@@ -453,6 +482,87 @@ fn rows_without_keys_are_counted_and_refused_beyond_the_limit() {
 }
 
 #[test]
+fn rows_that_are_left_out_can_be_looked_at() {
+    let mut shop = Shop::new(view_of(FeatureType::I64));
+    let long = "x".repeat(400);
+    let columns: [(&str, ArrayRef); 3] = [
+        ("user_id", array(StringArray::from(vec![Some("a"), None, Some(&long), Some(""), Some("e")]))),
+        ("updated_at", array(TimestampMillisecondArray::from(vec![Some(1), Some(2), Some(3), Some(4), None]))),
+        ("f", array(Int64Array::from(vec![1, 2, 3, 4, 5]))),
+    ];
+    // In order but for the last row of the second file, so that the first file is read twice and its rows are counted once.
+    write(&shop.path("1.parquet"), &columns);
+    let last = [("user_id", names(&["a"])), ("updated_at", ms(&[9])), ("f", array(Int64Array::from(vec![9])))];
+    write(&shop.path("2.parquet"), &last);
+    shop.limits.max_rejected_rows = 4;
+    let sources = || vec![Location::local(shop.path("1.parquet")), Location::local(shop.path("2.parquet"))];
+    let rejects = shop.path("rejects.jsonl");
+    let build_within = |max_rejected_rows| {
+        let mut request = BuildRequest::new(&shop.view, TenantId(1), sources(), shop.path("built"), 1, 77);
+        request.limits.max_rejected_rows = max_rejected_rows;
+        request.rejects = Some(rejects.clone());
+        build(&request, &mut |_| ())
+    };
+    let told = || -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(&rejects).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let message = build_within(3).unwrap_err().to_string();
+    assert!(message.ends_with(&format!("samples lie in {}", rejects.display())), "{message}");
+    assert_eq!(told().len(), 4);
+    fs::remove_file(&rejects).unwrap();
+    let report = build_within(4).unwrap();
+    assert_eq!((report.rows_read, report.rows_rejected, report.manifest.entities), (6, 4, 1));
+    let expected = [
+        (1, "user_id", "is null", None),
+        (2, "user_id", "has 400 bytes, allowed are 1 to 256", Some(&long[..300])),
+        (3, "user_id", "has 0 bytes, allowed are 1 to 256", Some("")),
+        (4, "updated_at", "is null", Some("e")),
+    ];
+    let file = shop.path("1.parquet").display().to_string();
+    let expected = expected.map(|(row, column, reason, key)| {
+        serde_json::json!({ "file": file, "row": row, "column": column, "reason": reason, "key": key })
+    });
+    assert_eq!(told(), expected);
+}
+
+#[test]
+fn folders_of_any_depth_are_read_and_name_columns() {
+    let features = vec![
+        feature("f", FeatureType::I64),
+        feature("day", FeatureType::Timestamp),
+        renamed("shop_number", FeatureType::I32, &["shop"]),
+    ];
+    let shop = Shop::new(ViewConfig { features, ..view_of(FeatureType::I64) });
+    let rows = |path: &str, entity: &str, number: i64, own_day: Option<i64>| {
+        let path = shop.path("snapshot").join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let mut columns: Columns = vec![
+            ("user_id", names(&[entity])),
+            ("updated_at", ms(&[number])),
+            ("f", array(Int64Array::from(vec![number]))),
+        ];
+        columns.extend(own_day.map(|day| ("day", ms(&[day]))));
+        write(&path, &columns);
+    };
+    rows("shop=7/day=1970-01-02/a.parquet", "ada", 1, None);
+    rows("shop=7/day=1970-01-03/deep/b.parquet", "bob", 2, Some(5));
+    rows("shop=-8/day=__HIVE_DEFAULT_PARTITION__/c.parquet", "eve", 3, None);
+    rows("_temporary/shop=1/day=1970-01-09/d.parquet", "nobody", 4, None);
+    let report = shop.build(vec![shop.path("snapshot")]).unwrap();
+    assert_eq!((report.files, report.rows_read), (3, 3));
+    let values = |feature| shop.serve(feature, &["ada", "bob", "eve"]).into_iter().map(|row| row.2).collect::<Vec<_>>();
+    let (time, number) = (|ms| Some(Value::Time(ms)), |number| Some(Value::I32(number)));
+    assert_eq!(values("day"), [time(86_400_000), time(5), None], "a file's own column goes before its folder's");
+    assert_eq!(values("shop_number"), [number(7), number(7), number(-8)]);
+
+    fs::remove_dir_all(shop.path("built")).unwrap();
+    rows("shop=seven/day=1970-01-02/e.parquet", "zoe", 5, None);
+    let message = shop.refusal(vec![shop.path("snapshot")]);
+    assert!(message.contains("e.parquet: column shop: the folder says \"seven\", which is no i32"), "{message}");
+}
+
+#[test]
 fn a_file_without_rows_is_refused() {
     let shop = Shop::new(view_of(FeatureType::I64));
     let none: [i64; 0] = [];
@@ -541,21 +651,7 @@ fn a_damaged_file_never_panics() {
 }
 
 #[test]
-fn memory_is_bounded_by_a_named_limit() {
-    let mut shop = Shop::new(view_of(FeatureType::Utf8));
-    shop.limits.max_memory_mib = 1;
-    let keys: Vec<_> = (0..20_000).map(|number| format!("user-{number}")).collect();
-    let keys: Vec<_> = keys.iter().map(String::as_str).collect();
-    let message = shop.refusal_of(&[
-        ("user_id", names(&keys)),
-        ("updated_at", ms(&vec![1; keys.len()])),
-        ("f", names(&vec!["a text of some length, so that the rows take their place"; keys.len()])),
-    ]);
-    assert!(message.starts_with("max_memory_mib = 1 is too small"), "{message}");
-}
-
-#[test]
-fn a_sorted_snapshot_needs_no_memory_and_the_first_row_out_of_order_is_noticed() {
+fn a_sorted_snapshot_is_written_as_it_is_read_and_the_first_row_out_of_order_is_noticed() {
     let text = "a text of some length, so that the rows take their place";
     let keys: Vec<_> = (0..20_000).map(|number| format!("user-{number:05}")).collect();
     let mut keys: Vec<_> = keys.iter().map(String::as_str).collect();
@@ -564,15 +660,22 @@ fn a_sorted_snapshot_needs_no_memory_and_the_first_row_out_of_order_is_noticed()
     };
     let mut shop = Shop::new(view_of(FeatureType::Utf8));
     shop.limits.max_memory_mib = 1;
-    assert_eq!(shop.build_from(&columns(&keys)).unwrap().manifest.entities, 20_000);
+    let path = shop.path("rows.parquet");
+    let sorts = |shop: &Shop| {
+        let mut sorts = false;
+        let mut note = |progress| sorts |= matches!(progress, Progress::Sorting { .. });
+        let report = shop.build_to("built", vec![path.clone()], &mut note).unwrap();
+        assert_eq!((report.rows_read, report.manifest.entities, report.duplicates), (20_000, 20_000, 0));
+        sorts
+    };
+    write(&path, &columns(&keys));
+    assert!(!sorts(&shop));
 
     // Nearly all rows have been written when the build must start again.
     keys.swap(19_998, 19_999);
     fs::remove_dir_all(shop.path("built")).unwrap();
-    assert!(shop.refusal_of(&columns(&keys)).starts_with("max_memory_mib = 1 is too small"));
-    shop.limits.max_memory_mib = 100;
-    let report = shop.build_from(&columns(&keys)).unwrap();
-    assert_eq!((report.rows_read, report.manifest.entities, report.duplicates), (20_000, 20_000, 0));
+    write(&path, &columns(&keys));
+    assert!(sorts(&shop));
     let served = shop.serve("f", &["user-00000", "user-19999"]);
     assert!(served.iter().all(|(status, ..)| *status == Status::Present));
 }

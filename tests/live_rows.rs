@@ -395,7 +395,7 @@ fn a_write_is_all_or_nothing() {
     let gone = deletions(&points(), &[("bob", 10, None)]);
     let gone = Write { tenant: TenantId(2), view: "profile", kind: WriteKind::Delete, rows: &gone };
     let written = shop.store.write(&[write("profile", &good), write("orders", &near), gone], NOW_MS).unwrap();
-    assert_eq!(written, Written { rows: 2, deletions: 1, erased: 0 });
+    assert_eq!(written, Written { rows: 2, deletions: 1, late: 0, erased: 0 });
     assert_eq!((shop.points(), shop.orders()), (Some(1), vec!["a".to_string()]));
     assert_eq!(shop.store.write(&[], NOW_MS).unwrap(), Written::default());
 }
@@ -534,4 +534,34 @@ fn a_swap_carries_hot_keys_over() {
     assert_eq!((tiers(&shop), shop.points()), (hot.clone(), Some(7)));
     shop.rollback(&points());
     assert_eq!((tiers(&shop), shop.points()), (hot, Some(7)));
+}
+
+#[test]
+fn whoever_writes_is_told_which_rows_came_too_late_to_change_anything() {
+    let mut shop = Shop::new();
+    shop.publish(100, Some((50, 1)));
+    shop.publish_orders(100, &[(50, "a")]);
+    let late = |rows: &[Row]| upsert(&shop.store, &points(), 1, rows).late;
+    let ada = |time| profile_row("ada", time, time);
+    assert_eq!(late(&[ada(40)]), 1, "the snapshot's row is newer");
+    assert_eq!(late(&[ada(60)]), 0, "the snapshot is newer, its row is not");
+    assert_eq!(late(&[ada(200)]), 0);
+    assert_eq!((late(&[ada(150)]), late(&[ada(200)]), late(&[ada(201)])), (1, 0, 0), "of equals the last stands");
+    assert_eq!(late(&[profile_row("bob", 90, 1)]), 1, "the snapshot knew nobody of that name");
+    assert_eq!(late(&[profile_row("bob", 110, 1), profile_row("bob", 105, 1)]), 1, "within one write too");
+    let deleted = |time| delete(&shop.store, &points(), 1, &[("ada", time, None)]).late;
+    assert_eq!((deleted(190), deleted(300), late(&[ada(250)])), (1, 0, 1), "a deletion stands like a row");
+
+    let late = |time, order| upsert(&shop.store, &history(), 1, &[order_row("ada", time, order, 1.0)]).late;
+    assert_eq!((late(40, "a"), late(60, "a"), late(55, "a")), (1, 0, 1), "of an element against its own");
+    assert_eq!((late(90, "b"), late(110, "b")), (1, 0), "of one that the snapshot has not against the snapshot");
+    let cleared = |time| delete(&shop.store, &history(), 1, &[("ada", time, None)]).late;
+    assert_eq!((cleared(120), cleared(115), late(118, "c"), late(121, "c")), (0, 1, 1, 0));
+
+    // Each write of a call is told its own.
+    let (old, new) = (batch(&points(), &[ada(299)]), batch(&points(), &[ada(400), ada(401)]));
+    let write = |rows| Write { tenant: TenantId(1), view: "profile", kind: WriteKind::Upsert, rows };
+    let told = shop.store.write_each(&[write(&old), write(&new)], NOW_MS).unwrap();
+    let rows = |rows, late| Written { rows, late, ..Written::default() };
+    assert_eq!(told, [rows(1, 1), rows(2, 0)]);
 }

@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use larder_model::{
     DeviceState, DeviceStatus, Devices, Embeddings, Encoder, EncoderConfig, Flaw, FlawKind, ModelConfig, Rehearsal,
@@ -91,7 +92,11 @@ fn tiny_weights() -> Vec<u8> {
 
 /// The small encoder on these devices; texts of up to 40 tokens, which fall into buckets of 16, 32 and 64.
 fn tiny(devices: Vec<Rehearsal>) -> (Encoder, Devices) {
-    let devices = Devices::rehearse(&ModelConfig { threads: 1, ..ModelConfig::default() }, devices).unwrap();
+    tiny_with(&ModelConfig { threads: 1, device_failures: 1, ..ModelConfig::default() }, devices)
+}
+
+fn tiny_with(config: &ModelConfig, devices: Vec<Rehearsal>) -> (Encoder, Devices) {
+    let devices = Devices::rehearse(config, devices).unwrap();
     let config = EncoderConfig { folder: tiny_folder().to_owned(), max_tokens: POSITIONS, ..EncoderConfig::default() };
     (Encoder::load(&config, &devices).unwrap(), devices)
 }
@@ -199,8 +204,8 @@ fn two_cpus_work_at_once() {
     assert!(texts.iter().all(|texts| *texts > 0), "{texts:?}");
 }
 
-/// Encodes until the flaw has struck and after it; every answer must be right.
-fn takes_over(devices: Vec<Rehearsal>, says: &str) -> Vec<DeviceStatus> {
+/// Encodes until the flaw has struck and after it; every answer must be right. What a device says may pass, what it does not say is final.
+fn takes_over(devices: Vec<Rehearsal>, kind: FlawKind, says: &str) -> Vec<DeviceStatus> {
     let (encoder, devices) = tiny(devices);
     let tokens = tokens(&encoder);
     assert_eq!(devices.states()[0].state, DeviceState::Ready);
@@ -208,9 +213,10 @@ fn takes_over(devices: Vec<Rehearsal>, says: &str) -> Vec<DeviceStatus> {
         assert_close(&encoder.encode(&tokens).unwrap(), expected(), 1e-5);
     }
     let states = devices.states();
-    assert_eq!(states[0].state, DeviceState::Broken, "{states:?}");
+    let gone = if kind == FlawKind::Error { DeviceState::Resting } else { DeviceState::Broken };
+    assert_eq!(states[0].state, gone, "{states:?}");
     assert!(states[0].reason.contains(says), "{states:?}");
-    assert!(states[0].texts <= tokens.len() as u64, "a broken device is not used again: {states:?}");
+    assert!(states[0].texts <= tokens.len() as u64, "such a device is not used again: {states:?}");
     states
 }
 
@@ -224,7 +230,7 @@ const FLAWS: [(FlawKind, &str); 4] = [
 #[test]
 fn the_cpu_takes_over_from_a_broken_accelerator_though_it_is_not_listed() {
     for (kind, says) in FLAWS {
-        let states = takes_over(vec![Rehearsal::Accelerator { flaw: flawed(kind, 1) }], says);
+        let states = takes_over(vec![Rehearsal::Accelerator { flaw: flawed(kind, 1) }], kind, says);
         assert_eq!((states[1].name.as_str(), states[1].state), ("cpu", DeviceState::Standby), "{kind:?}");
         assert!(states[1].texts > 0);
     }
@@ -233,7 +239,7 @@ fn the_cpu_takes_over_from_a_broken_accelerator_though_it_is_not_listed() {
 #[test]
 fn another_listed_device_takes_over_from_a_broken_cpu() {
     for (kind, says) in FLAWS {
-        let states = takes_over(vec![Rehearsal::Cpu { threads: 1, flaw: flawed(kind, 0) }, cpu()], says);
+        let states = takes_over(vec![Rehearsal::Cpu { threads: 1, flaw: flawed(kind, 0) }, cpu()], kind, says);
         assert_eq!(states[1].state, DeviceState::Ready, "{kind:?}");
     }
 }
@@ -262,7 +268,7 @@ fn a_job_that_fails_everywhere_leaves_the_cpu_in_its_place() {
         let error = encoder.encode(&tokens).unwrap_err().to_string();
         assert!(error.contains("a rehearsed error"), "{error}");
     }
-    assert_eq!(state(&devices), [DeviceState::Broken, DeviceState::Ready]);
+    assert_eq!(state(&devices), [DeviceState::Resting, DeviceState::Ready]);
     let (encoder, _) = tiny(vec![Rehearsal::Cpu { threads: 1, flaw: flawed(FlawKind::Panic, 0) }]);
     let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| encoder.encode(&tokens)));
     assert_eq!(
@@ -270,6 +276,52 @@ fn a_job_that_fails_everywhere_leaves_the_cpu_in_its_place() {
         Some(&"a rehearsed panic"),
         "a failed node, not a wrong answer"
     );
+}
+
+/// Looks until the first device is in that state.
+fn wait_for(devices: &Devices, wanted: DeviceState) -> DeviceStatus {
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let device = devices.states().swap_remove(0);
+        if device.state == wanted {
+            return device;
+        }
+        assert!(Instant::now() < until, "{device:?} is never {wanted:?}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_device_that_rests_comes_back_through_its_self_check() {
+    for device in [accelerator(), cpu()] {
+        let config = ModelConfig { threads: 1, device_failures: 3, device_rest_ms: 50, ..ModelConfig::default() };
+        let (encoder, devices) = tiny_with(&config, vec![device, cpu()]);
+        let tokens = tokens(&encoder);
+        assert_close(&encoder.encode(&tokens).unwrap(), expected(), 1e-5);
+        devices.set_failure_rate(1.0, 7);
+        assert!(encoder.encode(&tokens).is_err(), "on every device");
+        // The second device is a CPU and blamed for nothing; an accelerator is, and a CPU beside one that answers.
+        devices.set_failure_rate(0.5, 7);
+        let until = Instant::now() + Duration::from_secs(60);
+        while devices.states()[0].state == DeviceState::Ready {
+            // Where both fail the job, so does the call.
+            if let Ok(found) = encoder.encode(&tokens) {
+                assert_close(&found, expected(), 1e-5);
+            }
+            assert!(Instant::now() < until, "{:?}", devices.states());
+        }
+        devices.set_failure_rate(1.0, 7);
+        let resting = wait_for(&devices, DeviceState::Resting);
+        assert!(resting.reason.contains("on purpose") && resting.failures >= 3, "{resting:?}");
+        devices.set_failure_rate(0.0, 0);
+        let well = wait_for(&devices, DeviceState::Ready);
+        assert_eq!((well.failures, well.reason.as_str(), well.retry_in), (0, "", Duration::ZERO));
+        assert!(devices.injected_failures() >= 3);
+        let before = devices.states()[0].texts;
+        while devices.states()[0].texts == before {
+            assert_close(&encoder.encode(&tokens).unwrap(), expected(), 1e-5);
+        }
+    }
 }
 
 /// Questions asked of a node whose device breaks sooner or later.

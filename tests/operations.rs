@@ -481,10 +481,65 @@ async fn an_answer_says_that_features_came_too_late_or_were_erased() {
         "larder_model_device_state{device=\"cpu\",state=\"ready\"} 1",
         "larder_model_device_tokens_per_s{device=\"cpu\"}",
         "larder_model_device_texts_total{device=\"cpu\"}",
+        "larder_model_tokens_total ",
+        "larder_model_tokenize_seconds_count ",
+        "larder_model_encode_seconds_count{tokens=\"16\"} ",
+        "larder_store_fetch_seconds_count ",
+        "larder_store_keys_total{tier=\"hot\"} ",
+        "larder_stage_seconds_count{stage=\"render\"} ",
         "larder_store_database{figure=\"block_cache_bytes\"}",
         "larder_store_cold_index_bytes ",
     ] {
         assert!(page.contains(figure), "{figure} is not on {page}");
     }
     node.node.drain().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn looking_inside_is_the_same_through_a_node_and_in_a_closed_folder() {
+    for running in [false, true] {
+        let shop = Operated::new(Shop::new(&[DEMO]), running).await;
+        let place = ["place", "--tenant", "demo", "--view", "orders", "--cold-after", "0d"];
+        shop.json(&place);
+
+        let store = shop.json(&["inspect"]);
+        let names = |list: &Value, key: &str| -> Vec<String> {
+            list.as_array().unwrap().iter().map(|item| item[key].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(names(&store["views"], "name"), ["profile", "orders"], "{store}");
+        assert_eq!(names(&store["generations"], "view"), ["orders", "orders", "profile"], "{store}");
+        assert!(names(&store["levels"], "family").contains(&"base".to_owned()), "{store}");
+        assert_eq!(store["tiers"]["cold_files"], 1, "{store}");
+        assert_eq!(store["hits"].is_null(), !running, "{store}");
+        assert_eq!(store["breakers"].as_array().unwrap().is_empty(), !running, "{store}");
+        assert!(store["disks"][0]["free_bytes"].as_u64().unwrap() > 0, "{store}");
+        let said = shop.said(&["inspect"]);
+        for part in ["Views", "Generations", "Tiers", "Files", "Disks", "100.0 %"] {
+            assert!(said.contains(part), "{part} is not in {said}");
+        }
+
+        let key = ["inspect", "--tenant", "demo", "--entity", "user-3"];
+        for _ in 0..2 {
+            let user = shop.json(&key);
+            let [profile, orders] = [0, 1].map(|view| &user["views"][view]);
+            assert_eq!((&profile["status"], &profile["tier"]), (&"present".into(), &"warm".into()), "{user}");
+            assert_eq!((&orders["status"], &orders["tier"]), (&"present".into(), &"cold".into()), "{user}");
+            assert_eq!(
+                (&orders["standing"], &orders["hot"]["state"]),
+                (&"snapshot".into(), &"nothing".into()),
+                "{user}"
+            );
+            assert!(orders["cold"]["file"].as_str().unwrap().ends_with(".parquet"), "{user}");
+            assert_eq!(orders["values"]["status"][0], "processing", "{user}");
+        }
+        let said = shop.said(&[&key[..], &["--view", "orders"]].concat());
+        assert!(said.contains("the snapshot's row stands") && !said.contains("profile"), "{said}");
+        shop.json(&["erase", "--tenant", "demo", "user-3"]);
+        let erased = shop.json(&key);
+        assert_eq!(erased["views"][1]["status"], "erased", "{erased}");
+        assert!(
+            shop.refusal(&["inspect", "--tenant", "demo", "--entity", "x", "--view", "none"]).contains("no view none")
+        );
+        shop.close().await;
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use larder_serve::CLASS_HEADER;
 use larder_serve::v1::AnswerRequest;
 use larder_serve::v1::answer_stream_reply::Outcome;
 use tokio::task::JoinSet;
@@ -10,14 +11,14 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
-use crate::support::node::{TestNode, ask, identified, reason};
-use crate::support::shop::{DEMO, Shop, USERS};
+use crate::support::node::{TestNode, ask, identified, reason, request};
+use crate::support::shop::{DEMO, OTHER, Shop, USERS};
 
 const PLENTY: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_refuses_and_answers_the_rest() {
-    let shop = Shop::with(&[DEMO], "[admission]\nmax_questions = 3");
+    let shop = Shop::with(&[DEMO], "[admission]\nmax_questions = 3\n[rungs]\ncached = false");
     let node = TestNode::start(&shop).await;
     let mut tasks = JoinSet::new();
     for at in 0..100 {
@@ -67,7 +68,7 @@ async fn an_answer_that_would_come_too_late_is_refused_before_any_work() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cancelled_questions_give_their_room_back() {
-    let shop = Shop::with(&[DEMO], "[admission]\nmax_questions = 8");
+    let shop = Shop::with(&[DEMO], "[admission]\nmax_questions = 8\n[rungs]\ncached = false");
     let node = TestNode::start(&shop).await;
     for _ in 0..10 {
         let mut tasks = JoinSet::new();
@@ -117,4 +118,51 @@ async fn a_stream_is_held_to_its_limit_and_ends_with_the_node() {
     assert_eq!((end.code(), reason(&end).0.as_str()), (Code::Unavailable, "draining"));
     assert!(replies.next().await.is_none());
     drop(questions);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_asks_more_than_it_may_is_told_when_to_come_back_and_others_are_not() {
+    let lines = "catalogue = \"catalogue.toml\"\nhead = \"head.safetensors\"\nmax_per_s = 1\nburst = 3";
+    let shop = Shop::new(&[DEMO, OTHER]).with_tenant(DEMO, lines);
+    let node = TestNode::start(&shop).await;
+    let mut refused = 0;
+    for _ in 0..5 {
+        if let Err(status) = node.ask(DEMO, "user-1", "where is my order?").await {
+            let (reason, retry_after) = reason(&status);
+            assert_eq!((status.code(), reason.as_str()), (Code::ResourceExhausted, "rate_limited"), "{status}");
+            assert!(retry_after.is_some_and(|retry| retry <= Duration::from_secs(1)), "{retry_after:?}");
+            refused += 1;
+        }
+        node.ask(OTHER, "user-1", "where is my order?").await.unwrap();
+    }
+    // A slow machine gives a token or two back meanwhile.
+    assert!(refused >= 1, "five questions passed a bucket of three");
+    node.node.drain().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_node_sends_bulk_away_for_vips() {
+    let shop = Shop::with(&[DEMO], "[admission]\nmax_questions = 6\n[batcher]\nmax_questions = 1");
+    let node = TestNode::start(&shop).await;
+    let mut bulk = JoinSet::new();
+    for at in 0..60 {
+        let mut client = node.answers();
+        let mut request = request(DEMO, &format!("user-{}", at % USERS), "where is my order?");
+        request.metadata_mut().insert(CLASS_HEADER, "bulk".parse().unwrap());
+        bulk.spawn(async move { client.answer(request).await });
+    }
+    for _ in 0..12 {
+        let mut request = request(DEMO, "user-1", "where is my order?");
+        request.metadata_mut().insert(CLASS_HEADER, "vip".parse().unwrap());
+        let reply = node.answers().answer(request).await;
+        reply.expect("a VIP was refused while bulk was waiting");
+    }
+    let outcomes = bulk.join_all().await;
+    assert!(outcomes.iter().any(Result::is_ok), "bulk starves");
+    for status in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+        assert!(["queue_full", "evicted"].contains(&reason(status).0.as_str()), "{status}");
+        assert!(reason(status).1 >= Some(Duration::from_millis(10)), "{status}");
+    }
+    node.node.drain().await.unwrap();
 }

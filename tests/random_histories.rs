@@ -266,10 +266,14 @@ impl Pair {
             .iter()
             .map(|(view, tenant, kind, rows)| Write { tenant: *tenant, view, kind: *kind, rows })
             .collect();
-        assert_eq!(self.store().write(&writes, NOW_MS).unwrap(), expected);
+        let written = self.store().write(&writes, NOW_MS).unwrap();
+        assert!(written.late <= written.rows + written.deletions, "{written:?}");
+        // The model does not know what comes late: `live_rows.rs` does.
+        assert_eq!(larder_store::Written { late: 0, ..written }, expected);
     }
 
     fn fetch_and_compare(&mut self, plan: &Plan, features: &[&str], entities: &[EntityRef<'_>], now_ms: i64) {
+        let looks: Vec<_> = entities.iter().map(|entity| self.look(entity, now_ms)).collect();
         let fetched = self.store().fetch(plan, entities, now_ms).unwrap();
         // Rows enter the hot tier beside the request; asking for its usage waits for them.
         self.store().hot_usage();
@@ -297,6 +301,11 @@ impl Pair {
             assert_eq!(view.columns.len(), wanted.len());
             for (row, entity) in entities.iter().enumerate() {
                 self.compare_row(view, index, row, entity, now_ms);
+                if let Some(look) = looks[row].iter().find(|look| look.name == view.name) {
+                    let look = (look.status[0], look.tier[0], look.generation[0], look.event_time_ms[0]);
+                    let told = (view.status[row], view.tier[row], view.generation[row], view.event_time_ms[row]);
+                    assert_eq!(look, told, "a look at {entity:?} in {}", view.name);
+                }
                 let key = (index, *entity);
                 match view.tier[row] {
                     Tier::Hot => hot.insert(key),
@@ -319,6 +328,13 @@ impl Pair {
             assert_eq!(stats.warm_hits as usize, warm.len());
         }
         assert_eq!(stats.expired as usize, expired.len());
+    }
+
+    /// What a look says that a fetch would say; nothing of who cannot exist.
+    fn look(&self, entity: &EntityRef<'_>, now_ms: i64) -> Vec<FetchedView> {
+        let looks = self.store().inspect(entity.tenant, entity.entity, None, now_ms);
+        assert_eq!(looks.is_err(), entity.entity.is_empty());
+        looks.into_iter().flatten().map(|look| look.fetched).collect()
     }
 
     fn compare_row(&self, view: &FetchedView, index: usize, row: usize, entity: &EntityRef<'_>, now_ms: i64) {

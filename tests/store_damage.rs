@@ -131,9 +131,15 @@ fn a_bit_that_changes_under_an_open_store_is_an_error_and_the_rest_serves_on() {
         }
     }
     assert!(noticed > 0);
-    // Writes go on, and a row that is written anew is whole.
+    // Writes go on, unless a compaction has met one of the files: then they are refused, and the file is named.
     let (number, step) = closed.find(|step| matches!(step, Step::Write(_)));
-    closed.perform(&store, number, &step).unwrap();
+    match closed.perform(&store, number, &step) {
+        Err(error @ Error::RestartStore { .. }) => {
+            check_message(&error, closed.path());
+            assert!(error.to_string().contains(".sst"), "{error}");
+        }
+        other => other.unwrap(),
+    }
     closed.next = number + 1;
 }
 

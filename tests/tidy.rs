@@ -68,11 +68,21 @@ fn no_crate_names_what_it_must_not() {
 
 #[test]
 fn protobuf_types_stop_in_the_wire_layer() {
-    let allowed = ["lib.rs", "wire.rs", "grpc.rs", "features.rs", "admin.rs"];
+    let allowed = ["lib.rs", "wire.rs", "grpc.rs", "features.rs", "admin.rs", "inspect.rs"];
     for file in rust_files().into_iter().filter(|file| file.starts_with(checkout().join("serve/src"))) {
         let name = file.file_name().unwrap().to_str().unwrap();
         let text = std::fs::read_to_string(&file).unwrap();
         assert!(allowed.contains(&name) || !text.contains("v1::"), "{name} uses protobuf types");
+    }
+}
+
+#[test]
+fn types_of_arrow_flight_stop_in_its_files() {
+    let serve = checkout().join("serve/src");
+    for file in rust_files().into_iter().filter(|file| file.starts_with(&serve)) {
+        let own = file == serve.join("flight.rs") || file.starts_with(serve.join("flight"));
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(own || !text.contains("arrow_flight"), "{} uses types of Arrow Flight", file.display());
     }
 }
 
@@ -137,9 +147,14 @@ fn a_wrong_larder_toml_is_refused_by_file_key_value_and_what_is_allowed() {
     for (text, says) in [
         ("[batcher]\nmax_questions = 0", vec!["larder.toml", "batcher.max_questions = 0", "must be 1 to 4096"]),
         ("[batcher]\nmax_question = 1", vec!["larder.toml", "max_question", "expected one of", "max_wait_us"]),
+        ("[lane]\nmax_waiting_per_tenant = 0", vec!["lane.max_waiting_per_tenant = 0", "must be 1 to 524288"]),
+        ("[rows]\nmax_batch_rows = 65537", vec!["rows.max_batch_rows = 65537", "must be 1 to 65536"]),
         ("[node]\nlisten = \"localhost\"", vec!["listen", "\"localhost\"", "invalid socket address"]),
         ("[node]\nlisten = \"0.0.0.0:7700\"", vec!["node.listen", "0.0.0.0:7700", "identity.allow_remote"]),
+        ("[rungs]\ncache_mib = 1048577", vec!["rungs.cache_mib = 1048577", "must be 0 to 1048576"]),
         ("[store]\nhot_shards = 0", vec!["larder.toml", "store.hot_shards = 0", "between 1 and 1024"]),
+        ("[threads]\nscore_cores = \"all\"", vec!["threads.score_cores = \"all\"", "0-3,8"]),
+        ("[chaos]\ncold_error_rate = 2", vec!["chaos.cold_error_rate = 2", "must be 0 to 1"]),
         ("[model]\ndevices = [\"tpu\"]", vec!["devices", "tpu", "cpu"]),
         ("[model.light]\nmax_tokens = 7", vec!["max_tokens = 7", "8 to 8192"]),
         (

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use larder_benches::{Figures, Outcome, median, micros, percentile, setting};
 use larder_model::{Devices, Encoder, EncoderConfig, ModelConfig, Tokens};
+use tokenizers::Tokenizer;
 
 use crate::onnx::OnnxRuntime;
 
@@ -129,20 +130,27 @@ fn budgets(texts: &[&str], threads: usize, rounds: usize, figures: &mut Figures)
     Ok(())
 }
 
-/// The whole light rung, from text to vector, beside tokenising alone: calls of one text each, the size at which overheads show most.
+/// The whole light rung, from text to vector, beside the `tokenizers` library, which only makes token ids of it: calls of one text each, the size
+/// at which overheads show most.
 fn light(texts: &[&str], rounds: usize, figures: &mut Figures) -> Outcome<()> {
     let devices = Devices::open(&ModelConfig::default())?;
     let folder = models()?.join("potion");
+    let mut library = Tokenizer::from_file(folder.join("tokenizer.json")).map_err(|error| error.to_string())?;
+    library.with_truncation(None).map_err(|error| error.to_string())?.with_padding(None);
+    let by_library = |text: &&str| library.encode_fast(*text, false).map(drop).map_err(|error| error.to_string());
     let encoder = Encoder::load(&EncoderConfig { folder, ..EncoderConfig::default() }, &devices)?;
-    let (mut whole, mut ratios) = (Vec::new(), Vec::new());
+    let (mut whole, mut ratios, mut ours_by_library) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
-        let (alone, _) = micros(|| Ok(texts.iter().try_for_each(|text| encoder.tokenize(&[text]).map(drop))?))?;
+        let (alone, _) = micros(|| Ok(texts.iter().try_for_each(by_library)?))?;
+        let (ours, _) = micros(|| Ok(texts.iter().try_for_each(|text| encoder.tokenize(&[text]).map(drop))?))?;
         let (both, _) = micros(|| Ok(texts.iter().try_for_each(|text| encoder.encode_texts(&[text]).map(drop))?))?;
         whole.push(both / texts.len() as f64);
         ratios.push(both / alone);
+        ours_by_library.push(ours / alone);
     }
     figures.set("light_us_per_text", median(&mut whole));
     figures.set("light_vs_tokenise", median(&mut ratios));
+    figures.set("tokenise_vs_library", median(&mut ours_by_library));
     Ok(())
 }
 

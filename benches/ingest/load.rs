@@ -1,12 +1,12 @@
 //! From a sorted Parquet snapshot to a linked generation, beside RocksDB's own SstFileWriter that is handed the finished keys and values
-//! of the same rows. One thread each, the same options, files of the same size.
+//! of the same rows. One thread writes in each (the load reads on another), with the same options and files of the same size.
 
 use std::fs::{self, File};
 use std::path::Path;
 
 use larder_benches::{Figures, NOW_MS, Outcome, TENANT, account_batch, account_view, median, micros};
-use larder_ingest::{BuildLimits, BuildRequest, build};
-use larder_store::{Placement, Store, StoreConfig};
+use larder_ingest::{BuildRequest, build};
+use larder_store::{Store, StoreConfig};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
@@ -35,17 +35,8 @@ pub(crate) fn measure(rows: usize, rounds: usize, figures: &mut Figures) -> Outc
     let mut generation = 0;
     let mut load = || -> Outcome<()> {
         generation += 1;
-        let request = BuildRequest {
-            view: &account_view(),
-            tenant: TENANT,
-            sources: vec![snapshot.clone()],
-            out: out.clone(),
-            generation,
-            as_of_ms: NOW_MS,
-            placement: Placement::default(),
-            limits: BuildLimits::default(),
-        };
-        build(&request, &mut |_| ())?;
+        let (view, sources) = (account_view(), vec![snapshot.clone().into()]);
+        build(&BuildRequest::new(&view, TENANT, sources, out.clone(), generation, NOW_MS), &mut |_| ())?;
         store.publish(&out)?;
         Ok(())
     };

@@ -10,9 +10,12 @@ mod batches;
 mod measure;
 mod cores;
 mod python;
+mod served;
+mod bank;
 mod report;
 
 pub use answer::{Answer, sum};
+pub use bank::{Bank, TENANTS};
 pub use batches::{Batch, uniform_batches, zipf_batches};
 pub use cores::{all_cores, on_core, only_core};
 pub use field::{Field, Packed, Time};
@@ -20,6 +23,7 @@ pub use measure::{Outcome, in_turns, median, micros, percentile, setting};
 pub use python::Python;
 pub use record::ReadFields;
 pub use report::Figures;
+pub use served::{CpuTimes, LOAD_CORE, NODE_CORE, ServedNode, larder, run_larder};
 pub use shop::{
     ACCOUNT, Account, AccountColumns, GENERATION, LIVE_EVERY, NOW_MS, ORDERS, ORDERS_PER_USER, Order, OrderColumns,
     PROFILE, Profile, ProfileColumns, SNAPSHOT_MS, TENANT, TTL_S, User, account_batch, account_view, is_live, name,

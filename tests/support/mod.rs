@@ -4,6 +4,7 @@ pub(crate) mod child;
 pub(crate) mod closed;
 pub(crate) mod command;
 pub(crate) mod disk;
+pub(crate) mod file_server;
 pub(crate) mod history;
 pub(crate) mod model;
 pub(crate) mod node;
@@ -40,9 +41,21 @@ pub(crate) fn shared_data(test: &str, path: &str) -> Option<PathBuf> {
     found
 }
 
+/// The Python with what the project's programs need: the one that `make test` installs, or `LARDER_PYTHON`. None = this test is skipped, which is
+/// counted.
+pub(crate) fn python(test: &str) -> Option<PathBuf> {
+    let installed = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/larder/tools/python/bin/python"));
+    let python = std::env::var_os("LARDER_PYTHON").map(PathBuf::from).or_else(installed);
+    let found = python.filter(|python| python.exists());
+    if found.is_none() {
+        skip(test);
+    }
+    found
+}
+
 /// Notes a skipped test where `make test` counts it.
-fn skip(test: &str) {
-    eprintln!("skipped {test}: its data is not on this machine");
+pub(crate) fn skip(test: &str) {
+    eprintln!("skipped {test}: what it needs is not on this machine");
     if let Some(log) = std::env::var_os("LARDER_SKIP_LOG") {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(log);
         file.and_then(|mut file| writeln!(file, "{test}")).expect("LARDER_SKIP_LOG must be writable");

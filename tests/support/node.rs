@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use larder_serve::v1::answers_client::AnswersClient;
 use larder_serve::v1::{AnswerReply, AnswerRequest};
-use larder_serve::{Node, TENANT_HEADER, USER_HEADER};
+use larder_serve::{Node, NodeConfig, TENANT_HEADER, USER_HEADER};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 use tonic_types::StatusExt;
@@ -25,11 +25,34 @@ impl TestNode {
         started
     }
 
+    /// Starts a node that may have faults on purpose, and waits until it serves.
+    pub(crate) async fn start_allowing_chaos(shop: &Shop) -> TestNode {
+        let mut started = TestNode::bind_with(NodeConfig { allow_chaos: true, ..shop.config() }).await;
+        started.node.warm().await.unwrap();
+        started
+    }
+
+    /// Starts a node with a configuration of its own, and waits until it serves.
+    pub(crate) async fn start_with(config: NodeConfig) -> TestNode {
+        let mut started = TestNode::bind_with(config).await;
+        started.node.warm().await.unwrap();
+        started
+    }
+
     /// Starts a node that listens and does not serve yet.
     pub(crate) async fn bind(shop: &Shop) -> TestNode {
-        let node = Node::bind(shop.config()).await.unwrap();
-        let channel = Channel::from_shared(format!("http://{}", node.address())).unwrap().connect().await.unwrap();
+        TestNode::bind_with(shop.config()).await
+    }
+
+    async fn bind_with(config: NodeConfig) -> TestNode {
+        let node = Node::bind(config).await.unwrap();
+        let channel = connect(&node).await;
         TestNode { node, channel }
+    }
+
+    /// A connection of its own, for what must not end with the others'.
+    pub(crate) async fn connect(&self) -> Channel {
+        connect(&self.node).await
     }
 
     pub(crate) fn answers(&self) -> AnswersClient<Channel> {
@@ -51,6 +74,10 @@ impl TestNode {
         stream.read_to_string(&mut page).await.unwrap();
         page
     }
+}
+
+async fn connect(node: &Node) -> Channel {
+    Channel::from_shared(format!("http://{}", node.address())).unwrap().connect().await.unwrap()
 }
 
 /// Asks over a client of one's own.

@@ -224,6 +224,12 @@ impl Shop {
         shop
     }
 
+    /// The same folder with other lines of larder.toml of its own.
+    pub(crate) fn with_extra(mut self, extra: &str) -> Shop {
+        self.extra = extra.to_owned();
+        self
+    }
+
     /// The same with lines of the [node] section of its own.
     pub(crate) fn with_node(mut self, lines: &str) -> Shop {
         self.node = lines.to_owned();

@@ -289,3 +289,13 @@ pub(crate) fn plan(store: &Store, features: &[&str]) -> Plan {
 pub(crate) fn of_tenant<'a>(tenant: u32, entities: &[&'a str]) -> Vec<EntityRef<'a>> {
     entities.iter().map(|entity| EntityRef { tenant: TenantId(tenant), entity }).collect()
 }
+
+/// A table in a store's folder that names an entity, as the first keys of blocks are stored.
+pub(crate) fn table_of_rows(store: &Path, entity: &str) -> PathBuf {
+    let mut tables = std::fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path());
+    let names = |path: &PathBuf| {
+        let bytes = std::fs::read(path).unwrap();
+        bytes.windows(entity.len()).any(|part| part == entity.as_bytes())
+    };
+    tables.find(|path| path.extension().is_some_and(|extension| extension == "sst") && names(path)).unwrap()
+}
