@@ -5,7 +5,8 @@
 //! store: the node links the finished folder in with `Store::publish`.
 //! [`ColdRule`] says which entities are placed cold, in a build and when an open store's live generation is divided anew.
 //! [`Location`] is a path of this machine or a URL of an object store, for whoever reads or writes files.
-//! [`Canonical`] makes record batches that come from elsewhere fit a view by the same rules.
+//! [`Canonical`] makes record batches that come from elsewhere fit a view by the same rules; [`changes`] does so for rows that come one by one, and
+//! [`IpcDecoder`] takes batches of strangers in. [`ChangeStream`] writes what a Kafka topic says into an open store.
 
 mod request;
 mod build;
@@ -18,6 +19,9 @@ mod partition;
 mod rejects;
 mod gather;
 mod canonical;
+mod rows;
+mod ipc;
+mod change_stream;
 mod sort;
 mod spill;
 mod merge;
@@ -31,7 +35,13 @@ mod error;
 
 pub use build::{BuildReport, Progress, build};
 pub use canonical::{Canonical, entities};
+pub use change_stream::{
+    Begin, ChangeStream, Format, MoveTo, Moved, PartitionState, PartitionStatus, Progress as StreamProgress,
+    Properties, StreamConfig, StreamHandle, StreamStatus, partition_of_name,
+};
 pub use error::Error;
+pub use ipc::{IpcBatch, IpcDecoder, IpcMessage, IpcReceived};
 pub use location::{FoundFile, Location};
 pub use placement::{ColdRule, place};
 pub use request::{BuildLimits, BuildRequest};
+pub use rows::{Changes, Row, Value, WrongRow, changes};

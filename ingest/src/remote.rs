@@ -40,8 +40,7 @@ static CRYPTOGRAPHY: Once = Once::new();
 
 /// The store that a URL names, and the path in it.
 pub(crate) fn connect(url: &Url) -> Result<(Arc<dyn ObjectStore>, ObjectPath), object_store::Error> {
-    // Another part of the process may have named one before, which will do too.
-    CRYPTOGRAPHY.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+    name_cryptography();
     let (scheme, path) = ObjectStoreScheme::parse(url)?;
     let options = ClientOptions::new()
         .with_connect_timeout(CONNECT_TIMEOUT)
@@ -72,6 +71,12 @@ pub(crate) fn connect(url: &Url) -> Result<(Arc<dyn ObjectStore>, ObjectPath), o
         _ => return Err(object_store::Error::NotSupported { source: format!("{} is no store", url.scheme()).into() }),
     };
     Ok((store, path))
+}
+
+/// Names the cryptography of HTTP clients, without which none is made.
+pub(crate) fn name_cryptography() {
+    // Another part of the process may have named one before, which will do too.
+    CRYPTOGRAPHY.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
 }
 
 /// Bytes of the URL behind scheme, host and port.

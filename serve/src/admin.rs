@@ -1,4 +1,4 @@
-//! The Admin service: publishing, rolling back, placing, erasing, warming, swapping heads, chaos, looking inside.
+//! The Admin service: publishing, rolling back, placing, erasing, warming, swapping heads, moving streams, chaos, looking inside.
 
 use std::iter;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use larder_ingest::{ColdRule, place};
+use larder_ingest::{ColdRule, MoveTo, Moved, place};
 use larder_model::{DeviceState, DeviceStatus, Head};
 use larder_store::{
     BreakerState, BreakerStatus, Compacted, Error, GenerationInfo, MAX_ENTITY_BYTES, Published, Store, TenantId,
@@ -26,6 +26,7 @@ use crate::node::Shared;
 use crate::pipeline::now_ms;
 use crate::rung::Rung;
 use crate::shard::check_entities;
+use crate::streams::Streams;
 use crate::v1;
 use crate::v1::admin_server::Admin;
 use crate::warmth::{self, Warmed};
@@ -289,8 +290,11 @@ impl Admin for AdminService {
             not_in_time: counters.not_in_time.load(Ordering::Relaxed),
         };
         let config = shared.config.clone();
+        let shared = shared.clone();
         let work = move || {
-            let reply = inspect::inspect_store(&engine.store, &config).map_err(|error| refused(&error))?;
+            let mut reply = inspect::inspect_store(&engine.store, &config).map_err(|error| refused(&error))?;
+            let running = shared.streams.get().into_iter().flat_map(Streams::status);
+            inspect::running_streams(&mut reply.streams, &config, running);
             let breakers = breakers(&engine).into_iter().map(breaker).collect();
             Ok(v1::InspectStoreReply { hits: Some(hits), breakers, ..reply })
         };
@@ -335,6 +339,23 @@ impl Admin for AdminService {
         let work = move || engine.store.release_checkpoint().map_err(|error| refused(&error));
         self.shared.changing(work).await?;
         Ok(Response::new(v1::ReleaseCheckpointReply {}))
+    }
+
+    async fn move_stream(
+        &self,
+        request: Request<v1::MoveStreamRequest>,
+    ) -> Result<Response<v1::MoveStreamReply>, Status> {
+        let v1::MoveStreamRequest { stream, partition, to } = request.into_inner();
+        let to: MoveTo = to.parse().map_err(Refusal::Invalid)?;
+        self.shared.serving()?;
+        let shared = self.shared.clone();
+        let work = move || {
+            let streams = shared.streams.get().ok_or_else(Refusal::draining)?;
+            streams.move_to(&stream, partition, to)
+        };
+        let moved = self.shared.changing(work).await?;
+        let partition = |Moved { partition, from, to }| v1::MovedPartition { partition, from, to };
+        Ok(Response::new(v1::MoveStreamReply { partitions: moved.into_iter().map(partition).collect() }))
     }
 }
 

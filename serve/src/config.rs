@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use larder_ingest::StreamConfig;
 use larder_model::{EncodedFeature, EncoderConfig, Encoding, ModelConfig};
 use larder_store::{FeatureRef, Shard, StoreConfig, ViewConfig};
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,9 @@ pub struct NodeConfig {
     /// The feature services.
     #[serde(rename = "service")]
     pub services: Vec<ServiceConfig>,
+    /// The topics that are written into views.
+    #[serde(rename = "stream")]
+    pub streams: Vec<StreamConfig>,
 }
 
 /// `[node]`: the process itself.
@@ -346,6 +350,9 @@ impl NodeConfig {
             tenant.catalogue = folder.join(&tenant.catalogue);
             tenant.warm_keys = tenant.warm_keys.take().map(|keys| folder.join(keys));
             tenant.head = tenant.head.take().map(|head| folder.join(head));
+        }
+        for schema in self.streams.iter_mut().flat_map(|stream| stream.schemas.values_mut()) {
+            *schema = folder.join(&*schema);
         }
     }
 }

@@ -26,7 +26,8 @@ impl NodeConfig {
         self.validate_views()?;
         self.validate_services()?;
         self.validate_fetch_size()?;
-        self.validate_tenants()
+        self.validate_tenants()?;
+        self.validate_streams()
     }
 
     fn validate_node(&self) -> Result<(), String> {
@@ -168,6 +169,28 @@ impl NodeConfig {
                 "identity.default_tenant = \"{default}\": there is no such tenant; declared are {}",
                 list(self.tenants.iter().map(|tenant| &tenant.name))
             ));
+        }
+        Ok(())
+    }
+}
+
+impl NodeConfig {
+    fn validate_streams(&self) -> Result<(), String> {
+        let mut names = HashSet::new();
+        for stream in &self.streams {
+            let (name, tenant) = (&stream.name, &stream.tenant);
+            unique(&mut names, "stream.name", name)?;
+            if self.tenant(tenant).is_none() {
+                let known = list(self.tenants.iter().map(|tenant| &tenant.name));
+                return Err(format!(
+                    "stream \"{name}\": tenant = \"{tenant}\": there is no such tenant; declared are {known}"
+                ));
+            }
+            let view = self.view(&stream.view).ok_or_else(|| {
+                let known = list(self.views.iter().map(|view| &view.name));
+                format!("stream \"{name}\": view = \"{}\": there is no such view; declared are {known}", stream.view)
+            })?;
+            stream.validate(view)?;
         }
         Ok(())
     }

@@ -253,10 +253,18 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
+    /// Correct the stream in larder.toml, or the schemas that it names.
+    #[error("stream \"{name}\": {source}")]
+    Stream {
+        /// The stream.
+        name: String,
+        /// What is wrong with it.
+        source: larder_ingest::Error,
+    },
     /// A worker panicked: restart the node and report the panic that the log shows.
     #[error("the {worker} thread failed; the node has stopped answering")]
     WorkerFailed {
-        /// "fetch", "score", "lane" or "lane-read".
+        /// "fetch", "score", "write", "stream", "lane" or "lane-read".
         worker: &'static str,
     },
     /// The drain took longer than node.drain_timeout_s.

@@ -1,6 +1,7 @@
 //! What `larder inspect` shows, as messages: of a running node through the Admin service, of a closed folder made by the command itself from
 //! the same functions, so that both look the same.
 
+use larder_ingest::{PartitionStatus, StreamConfig, StreamStatus, partition_of_name};
 use larder_store::{
     Error, GenerationInfo, GenerationState, HotHolding, Inspection, LiveHolding, Overview, Store, StoredRow, TenantId,
     ViewConfig, ViewKind,
@@ -38,6 +39,7 @@ pub fn inspect_store(store: &Store, config: &NodeConfig) -> Result<v1::InspectSt
             })
             .collect(),
         breakers: Vec::new(),
+        streams: closed_streams(store, config),
     })
 }
 
@@ -57,6 +59,62 @@ pub fn inspect_entity(
     let ttl_s = |name: &str| config.views.iter().find(|view| view.name == name).and_then(|view| view.ttl_s);
     let message = |inspection: Inspection| entity_message(&inspection, ttl_s(&inspection.fetched.name));
     Ok(v1::InspectEntityReply { now_ms, views: inspected.into_iter().map(message).collect() })
+}
+
+/// Streams that nobody reads: where each stands, by the store alone.
+fn closed_streams(store: &Store, config: &NodeConfig) -> Vec<v1::InspectedStream> {
+    let named = |stream: &StreamConfig| stream_message(stream, &StreamStatus::default());
+    let mut streams: Vec<v1::InspectedStream> = config.streams.iter().map(named).collect();
+    for (key, position) in store.stream_positions() {
+        let Some((name, topic, partition)) = partition_of_name(&key) else { continue };
+        let known = streams.iter().position(|stream| (stream.name.as_str(), stream.topic.as_str()) == (name, topic));
+        let at = known.unwrap_or_else(|| {
+            let (name, topic) = (name.to_owned(), topic.to_owned());
+            streams.push(v1::InspectedStream { name, topic, ..Default::default() });
+            streams.len() - 1
+        });
+        let state = "closed".to_owned();
+        let partition = v1::InspectedPartition { partition, position: Some(position), state, ..Default::default() };
+        streams[at].partitions.push(partition);
+    }
+    streams.iter_mut().for_each(|stream| stream.partitions.sort_by_key(|partition| partition.partition));
+    streams
+}
+
+/// Puts what a running node knows of its streams in the place of what the store knows.
+pub(crate) fn running_streams<'a>(
+    streams: &mut [v1::InspectedStream],
+    config: &NodeConfig,
+    running: impl Iterator<Item = (&'a str, StreamStatus)>,
+) {
+    for (name, status) in running {
+        let Some(config) = config.streams.iter().find(|stream| stream.name == name) else { continue };
+        let of_it = |stream: &&mut v1::InspectedStream| stream.name == name && stream.topic == config.topic;
+        if let Some(stream) = streams.iter_mut().find(of_it) {
+            *stream = stream_message(config, &status);
+        }
+    }
+}
+
+fn stream_message(config: &StreamConfig, status: &StreamStatus) -> v1::InspectedStream {
+    let partition = |partition: &PartitionStatus| v1::InspectedPartition {
+        partition: partition.partition,
+        position: partition.position,
+        first: partition.ends.map(|(first, _)| first),
+        end: partition.ends.map(|(_, end)| end),
+        lag: partition.lag,
+        state: partition.state.label().to_owned(),
+        why: partition.why.clone(),
+        behind_s: partition.behind.map(|behind| behind.as_secs_f64()),
+    };
+    v1::InspectedStream {
+        name: config.name.clone(),
+        topic: config.topic.clone(),
+        tenant: config.tenant.clone(),
+        view: config.view.clone(),
+        trouble: status.trouble.clone(),
+        partitions: status.partitions.iter().map(partition).collect(),
+    }
 }
 
 /// A generation as it is listed, under its tenant's name.

@@ -2,8 +2,8 @@
 //!
 //! In reading order: `config` and `context` say what a node is and who asks; `wire`, `schedule`, `queue`, `pipeline`,
 //! `fetch` and `score` are the life of a question, each stage a type of its own (`question`); `engine` holds what they share;
-//! `node` starts and stops it all; `lane` is for questions that nobody waits for, `rows` for what applications write, `flight` brings that and
-//! features as Arrow. Protobuf types end in `wire` and the service files.
+//! `node` starts and stops it all; `lane` is for questions that nobody waits for, `rows` for what applications write, `streams` for what topics
+//! bring, `flight` brings rows and features as Arrow. Protobuf types end in `wire` and the service files.
 
 mod config;
 mod config_check;
@@ -47,6 +47,7 @@ mod node;
 
 mod lane;
 mod rows;
+mod streams;
 mod logs;
 
 mod admin;

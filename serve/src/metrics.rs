@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use larder_ingest::{PartitionState, StreamProgress, StreamStatus};
 use larder_store::{FetchStats, Written};
 use metrics::{Counter, Histogram};
 
@@ -13,6 +14,7 @@ use crate::node::Shared;
 use crate::pipeline::now_ms;
 use crate::question::BatchInfo;
 use crate::rung::{Choice, Rung};
+use crate::streams::Streams;
 
 /// Questions, by class and outcome ("answered", "handed_over", or the reason of the refusal).
 pub(crate) const QUESTIONS: &str = "larder_questions_total";
@@ -67,6 +69,21 @@ pub(crate) const ROWS_WRITE_SECONDS: &str = "larder_rows_write_seconds";
 pub(crate) const ROWS_FRESHNESS_SECONDS: &str = "larder_rows_freshness_seconds";
 /// Batches of live rows that were read and are not yet written.
 pub(crate) const ROWS_WAITING: &str = "larder_rows_waiting_batches";
+/// Messages of a topic that are done with, by stream and outcome: written (their rows are in the store or need not be), rejected.
+pub(crate) const STREAM_MESSAGES: &str = "larder_stream_messages_total";
+/// Rows and deletions of messages, by stream and outcome: stored, late (stored too, but something newer was there), erased (left out), foreign (of
+/// another shard, left out).
+pub(crate) const STREAM_ROWS: &str = "larder_stream_rows_total";
+/// One durable write of the rows of messages, in seconds, by stream.
+pub(crate) const STREAM_WRITE_SECONDS: &str = "larder_stream_write_seconds";
+/// Messages that are in a topic and not in the store, by stream and partition.
+pub(crate) const STREAM_LAG: &str = "larder_stream_lag_messages";
+/// Age of what was last written of the partition that is furthest behind, in seconds, by stream; 0 where nothing is left.
+pub(crate) const STREAM_BEHIND_SECONDS: &str = "larder_stream_behind_seconds";
+/// Partitions by stream and state: running, waiting, stopped.
+pub(crate) const STREAM_PARTITIONS: &str = "larder_stream_partitions";
+/// 1 for a stream whose topic cannot be read as a whole, by stream.
+pub(crate) const STREAM_IN_TROUBLE: &str = "larder_stream_in_trouble";
 /// Questions waiting for a batch, by class.
 pub(crate) const WAITING: &str = "larder_waiting_questions";
 /// How many questions may be in the node at once.
@@ -112,6 +129,17 @@ pub(crate) fn describe() {
         "From the arrival of live rows until every later fetch sees them."
     );
     describe_gauge!(ROWS_WAITING, Unit::Count, "Batches of live rows that were read and are not yet written.");
+    describe_counter!(STREAM_MESSAGES, Unit::Count, "Messages of a topic that are done with, by stream and outcome.");
+    describe_counter!(STREAM_ROWS, Unit::Count, "Rows and deletions of messages, by stream and outcome.");
+    describe_histogram!(STREAM_WRITE_SECONDS, Unit::Seconds, "One durable write of the rows of messages.");
+    describe_gauge!(STREAM_LAG, Unit::Count, "Messages that are in a topic and not in the store.");
+    describe_gauge!(
+        STREAM_BEHIND_SECONDS,
+        Unit::Seconds,
+        "Age of what was last written of the partition furthest behind."
+    );
+    describe_gauge!(STREAM_PARTITIONS, Unit::Count, "Partitions by stream and state.");
+    describe_gauge!(STREAM_IN_TROUBLE, Unit::Count, "1 for a stream whose topic cannot be read as a whole.");
     describe_gauge!(WAITING, Unit::Count, "Questions waiting for a batch, by class.");
     describe_gauge!(CONCURRENCY_LIMIT, Unit::Count, "How many questions may be in the node at once.");
     describe_counter!(CHAOS_INJECTED, Unit::Count, "Faults on purpose that struck, by fault.");
@@ -289,6 +317,60 @@ pub(crate) fn rows_write(elapsed: Duration) {
     metrics::histogram!(ROWS_WRITE_SECONDS).record(elapsed);
 }
 
+/// The counters of one stream, made once: its name becomes a label.
+pub(crate) struct StreamCounters {
+    written: Counter,
+    rejected: Counter,
+    rows: [Counter; 4],
+    write_seconds: Histogram,
+}
+
+impl StreamCounters {
+    pub(crate) fn new(stream: &str) -> StreamCounters {
+        let messages =
+            |outcome| metrics::counter!(STREAM_MESSAGES, "stream" => stream.to_owned(), "outcome" => outcome);
+        let rows = |outcome| metrics::counter!(STREAM_ROWS, "stream" => stream.to_owned(), "outcome" => outcome);
+        StreamCounters {
+            written: messages("written"),
+            rejected: messages("rejected"),
+            rows: ["stored", "late", "erased", "foreign"].map(rows),
+            write_seconds: metrics::histogram!(STREAM_WRITE_SECONDS, "stream" => stream.to_owned()),
+        }
+    }
+
+    /// Messages are done with.
+    pub(crate) fn passed(&self, progress: &StreamProgress) {
+        let StreamProgress { messages, written, rejected, foreign, write } = progress;
+        self.written.increment(messages - rejected);
+        self.rejected.increment(*rejected);
+        let stored = written.rows + written.deletions - written.late;
+        for (counter, count) in self.rows.iter().zip([stored, written.late, written.erased, *foreign]) {
+            counter.increment(count);
+        }
+        if !write.is_zero() {
+            self.write_seconds.record(*write);
+        }
+    }
+}
+
+fn observe_stream(stream: &str, status: &StreamStatus) {
+    let label = || stream.to_owned();
+    metrics::gauge!(STREAM_IN_TROUBLE, "stream" => label()).set(if status.trouble.is_empty() { 0.0 } else { 1.0 });
+    for state in PartitionState::ALL {
+        let number = status.partitions.iter().filter(|partition| partition.state == state).count();
+        metrics::gauge!(STREAM_PARTITIONS, "stream" => label(), "state" => state.label()).set(number as f64);
+    }
+    for partition in &status.partitions {
+        if let Some(lag) = partition.lag {
+            let number = partition.partition.to_string();
+            metrics::gauge!(STREAM_LAG, "stream" => label(), "partition" => number).set(lag as f64);
+        }
+    }
+    if let Some(behind) = status.partitions.iter().filter_map(|partition| partition.behind).max() {
+        metrics::gauge!(STREAM_BEHIND_SECONDS, "stream" => label()).set(behind.as_secs_f64());
+    }
+}
+
 pub(crate) fn set_chaos_injected(fault: &'static str, count: u64) {
     metrics::counter!(CHAOS_INJECTED, "fault" => fault).absolute(count);
 }
@@ -319,6 +401,9 @@ pub(crate) fn observe_node(shared: &Shared) {
     }
     if let Some(rows) = shared.rows.get() {
         metrics::gauge!(ROWS_WAITING).set(rows.waiting() as f64);
+    }
+    for (stream, status) in shared.streams.get().into_iter().flat_map(Streams::status) {
+        observe_stream(stream, &status);
     }
     if let Some(engine) = shared.engine() {
         let backlog = engine.queue.backlog();

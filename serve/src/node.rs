@@ -34,6 +34,7 @@ use crate::pipeline::Pipeline;
 use crate::question::{Answer, Question};
 use crate::rows::Rows;
 use crate::schedule::admission::retry_after;
+use crate::streams::Streams;
 use crate::threads::{ThreadCores, allowed};
 use crate::warmth;
 
@@ -108,6 +109,7 @@ pub(crate) struct Shared {
     engine: OnceLock<Arc<Engine>>,
     pub(crate) lane: OnceLock<Lane>,
     pub(crate) rows: OnceLock<Rows>,
+    pub(crate) streams: OnceLock<Streams>,
 }
 
 impl Node {
@@ -137,6 +139,7 @@ impl Node {
             engine: OnceLock::new(),
             lane: OnceLock::new(),
             rows: OnceLock::new(),
+            streams: OnceLock::new(),
             config,
         });
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -200,6 +203,7 @@ impl Node {
         self.pipeline = Some(Pipeline::start(&engine, &self.shared.life)?);
         Lane::start(&self.shared, &engine).await?;
         Rows::start(&self.shared, &engine)?;
+        Streams::start(&self.shared, &engine).await?;
         let _ = self.shared.engine.set(engine.clone());
         self.shared.chaos.apply(&engine);
         self.shared.life.serve();
@@ -229,6 +233,9 @@ impl Node {
     /// Stops: nothing new is let in, what was let in is answered, then everything is closed.
     pub async fn drain(mut self) -> Result<(), Error> {
         self.shared.life.drain();
+        if let Some(streams) = self.shared.streams.get() {
+            streams.stop();
+        }
         set_health(&self.health, ServingStatus::NotServing).await;
         let answered = self.finish_questions().await;
         if let Some(lane) = self.shared.lane.get() {
@@ -236,6 +243,9 @@ impl Node {
         }
         if let Some(rows) = self.shared.rows.get() {
             rows.close().await;
+        }
+        if let Some(streams) = self.shared.streams.get() {
+            streams.close().await;
         }
         self.keep_warmth().await;
         self.close_listeners().await?;
@@ -298,6 +308,9 @@ impl Drop for Node {
     fn drop(&mut self) {
         if let Some(engine) = self.shared.engine.get() {
             engine.queue.fail();
+        }
+        if let Some(streams) = self.shared.streams.get() {
+            streams.stop();
         }
         if let Some(listeners) = &self.listeners {
             listeners.grpc.abort();

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use larder_store::{TenantId, Written};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-pub(crate) use batch::{Batch, Changes};
+pub(crate) use batch::Batch;
 pub use config::RowsConfig;
 pub(crate) use grpc::RowsService;
 pub(crate) use stream::{Acknowledged, Acknowledgements, Next, WriteStream};

@@ -219,6 +219,20 @@ impl Store {
         self.0.streams.position(stream)
     }
 
+    /// Every stream of changes that was written from, by name, and where it stands.
+    pub fn stream_positions(&self) -> Vec<(String, u64)> {
+        self.0.streams.positions()
+    }
+
+    /// Has a stream of changes stand at another position, in either direction, whatever was written from it: what comes next is written from
+    /// there. Returns where it stood. Rows that are written once more change nothing, because newer event times stand.
+    ///
+    /// # Errors
+    /// [`Error::FixRequest`] for a name that no stream can have, [`Error::FreeSpace`] or [`Error::RestartStore`] when the disk does not take it.
+    pub fn move_stream(&self, stream: &str, to: u64) -> Result<Option<u64>, Error> {
+        live::move_stream(&self.0, stream, to)
+    }
+
     /// Forgets an entity in all views of its tenant: every row and live row with an event time up to `now_ms` (Unix milliseconds UTC) is
     /// invisible as soon as this returns, and stays so, whatever snapshot or late row comes. [`compact_erased`](Store::compact_erased) takes
     /// the bytes out of the files.

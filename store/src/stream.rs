@@ -41,22 +41,39 @@ impl Streams {
         *stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Every stream that was written from, and where it stands, by name.
+    pub(crate) fn positions(&self) -> Vec<(String, u64)> {
+        let streams = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let position = |(name, stream): (String, Arc<Stream>)| {
+            let position = *stream.lock().unwrap_or_else(PoisonError::into_inner);
+            position.map(|position| (name, position))
+        };
+        let mut positions: Vec<_> = streams.into_iter().filter_map(position).collect();
+        positions.sort_unstable();
+        positions
+    }
+
     /// The stream of a span that is about to be written.
-    pub(crate) fn stream(&self, span: &StreamSpan<'_>) -> Result<Arc<Stream>, Error> {
+    pub(crate) fn of_span(&self, span: &StreamSpan<'_>) -> Result<Arc<Stream>, Error> {
         let StreamSpan { stream: name, from, to } = span;
+        if to < from {
+            return Err(Error::FixRequest(format!("a part of stream {name} goes back from {from} to {to}")));
+        }
+        self.stream(name)
+    }
+
+    /// The stream of that name, which may be new.
+    pub(crate) fn stream(&self, name: &str) -> Result<Arc<Stream>, Error> {
         if name.is_empty() || name.len() > MAX_NAME_BYTES {
             let message = format!("a stream's name of {} bytes, allowed are 1 to {MAX_NAME_BYTES}", name.len());
             return Err(Error::FixRequest(message));
         }
-        if to < from {
-            return Err(Error::FixRequest(format!("a part of stream {name} goes back from {from} to {to}")));
-        }
         let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !streams.contains_key(*name) && streams.len() >= MAX_STREAMS {
+        if !streams.contains_key(name) && streams.len() >= MAX_STREAMS {
             let message = format!("stream {name} is one more than the {MAX_STREAMS} that a store may have");
             return Err(Error::FixRequest(message));
         }
-        Ok(Arc::clone(streams.entry((*name).to_owned()).or_default()))
+        Ok(Arc::clone(streams.entry(name.to_owned()).or_default()))
     }
 }
 
@@ -99,6 +116,23 @@ mod tests {
         let store = open();
         assert_eq!((store.stream_position("orders/3"), points(&store, 1)), (Some(12), vec![5, 0]));
         assert_eq!(store.stream_position("orders/4"), None);
+    }
+
+    #[test]
+    fn a_stream_is_moved_to_any_position_for_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = StoreConfig { path: folder.path().join("store"), ..StoreConfig::default() };
+        let open = || Store::open(&config, &[view()]).unwrap();
+        let store = open();
+        store.write_from(&span(7, 9), &[], 2_000).unwrap();
+        assert_eq!(store.move_stream("orders/3", 2).unwrap(), Some(9));
+        assert!(store.write_from(&span(9, 12), &[], 2_000).unwrap_err().to_string().contains("stands at 2"));
+        assert_eq!(store.move_stream("orders/0", 5).unwrap(), None);
+        drop(store);
+        let store = open();
+        assert_eq!(store.stream_positions(), [("orders/0".to_owned(), 5), ("orders/3".to_owned(), 2)]);
+        store.write_from(&span(2, 12), &[], 2_000).unwrap();
+        assert!(store.move_stream("", 1).is_err());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use larder_serve::ConfigError;
 use crate::panics::{caught, tell_of_panics};
 use crate::{
     answer, ask, backup, chaos, compact, completions, demo, erase, ingest, inspect, load, model_eval, model_get,
-    model_publish, model_train, place, plan, restore, rows, sample, serve, submit, verify, warm,
+    model_publish, model_train, place, plan, restore, rows, sample, serve, stream, submit, verify, warm,
 };
 
 #[derive(Debug, Parser)]
@@ -26,7 +26,7 @@ struct CommandLine {
 const GROUPS: [(&str, &[&str]); 5] = [
     ("To see what it is", &["demo", "sample"]),
     ("Questions and answers (applications, support)", &["ask", "submit", "answer"]),
-    ("What the node knows of users (data engineers)", &["ingest", "rows", "place", "erase", "compact"]),
+    ("What the node knows of users (data engineers)", &["ingest", "rows", "stream", "place", "erase", "compact"]),
     (
         "Running nodes (operators)",
         &["serve", "warm", "inspect", "verify", "backup", "restore", "load", "plan", "chaos", "completions"],
@@ -49,6 +49,9 @@ enum Command {
     /// Write live rows to a running node
     #[command(subcommand)]
     Rows(rows::Command),
+    /// Have a change stream go on elsewhere in its topic
+    #[command(subcommand)]
+    Stream(stream::Command),
     /// Divide what is live between the warm and the cold tier anew
     Place(place::Arguments),
     /// Read rows into a running node's memory before they are asked for
@@ -148,6 +151,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Ingest(command) => ingest::run(command),
         Command::Rows(command) => rows::run(command),
+        Command::Stream(command) => stream::run(command),
         Command::Place(arguments) => place::run(arguments),
         Command::Warm(arguments) => warm::run(arguments),
         Command::Erase(arguments) => erase::run(arguments),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use chrono::Utc;
-use larder_ingest::ColdRule;
+use larder_ingest::{ColdRule, MoveTo, Moved, partition_of_name};
 use larder_serve::v1;
 use larder_serve::v1::admin_client::AdminClient;
 use larder_serve::{NodeConfig, erase_from_lane, forget_hot_set, inspect_entity, inspect_store};
@@ -216,6 +216,31 @@ impl<'a> Destination<'a> {
         }
     }
 
+    /// Has a partition of a change stream, or all of them, go on elsewhere.
+    pub(crate) fn move_stream(&mut self, stream: &str, partition: Option<i32>, to: MoveTo) -> Result<Vec<Moved>> {
+        match self {
+            Destination::Node { admin, runtime, .. } => {
+                let to = match to {
+                    MoveTo::Earliest => "earliest".to_owned(),
+                    MoveTo::Latest => "latest".to_owned(),
+                    MoveTo::Position(position) => position.to_string(),
+                };
+                let request = v1::MoveStreamRequest { stream: stream.to_owned(), partition, to };
+                let reply = runtime.block_on(admin.move_stream(request)).map_err(|status| refusal(&status))?;
+                let moved = |v1::MovedPartition { partition, from, to }| Moved { partition, from, to };
+                Ok(reply.into_inner().partitions.into_iter().map(moved).collect())
+            }
+            Destination::Folder { store, config } => {
+                let MoveTo::Position(position) = to else {
+                    bail!(
+                        "no node runs, and only one knows where the topic begins and ends: start it, or give an offset"
+                    );
+                };
+                move_in_folder(store, config, stream, partition, position)
+            }
+        }
+    }
+
     /// Makes a checkpoint of the store, in place of an earlier one.
     pub(crate) fn checkpoint(&mut self) -> Result<Checkpoint> {
         match self {
@@ -268,6 +293,30 @@ impl fmt::Display for Destination<'_> {
             Destination::Folder { config, .. } => write!(f, "the store in {}", config.store.path.display()),
         }
     }
+}
+
+/// Sets the position of partitions that were written from, or of one that larder.toml's topic has.
+fn move_in_folder(
+    store: &Store,
+    config: &NodeConfig,
+    stream: &str,
+    partition: Option<i32>,
+    to: u64,
+) -> Result<Vec<Moved>> {
+    let Some(configured) = config.streams.iter().find(|configured| configured.name == stream) else {
+        let known: Vec<&str> = config.streams.iter().map(|stream| stream.name.as_str()).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        bail!("the config has no stream {stream:?}; it has {known}");
+    };
+    let stored = store.stream_positions();
+    let of_stream = stored.iter().filter_map(|(name, _)| partition_of_name(name));
+    let of_stream = of_stream.filter(|(name, topic, _)| (*name, *topic) == (stream, configured.topic.as_str()));
+    let partitions = partition.map_or_else(|| of_stream.map(|(_, _, partition)| partition).collect(), |one| vec![one]);
+    let one = |partition: i32| {
+        let from = store.move_stream(&configured.partition_name(partition), to)?;
+        Ok(Moved { partition, from, to })
+    };
+    partitions.into_iter().map(one).collect()
 }
 
 fn now_live(config: &NodeConfig, store: &Store, published: Published) -> NowLive {

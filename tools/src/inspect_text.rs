@@ -25,6 +25,7 @@ pub(crate) fn store_text(store: &v1::InspectStoreReply) -> String {
     part("Tiers", tiers(store));
     part("Files", files(&store.levels));
     part("Live", live_and_logs(store));
+    part("Streams", streams(&store.streams));
     part("Breakers", breakers(&store.breakers));
     part("Disks", disks(&store.disks));
     text.truncate(text.trim_end().len());
@@ -121,6 +122,35 @@ fn live_and_logs(store: &v1::InspectStoreReply) -> String {
         count(store.log_rows),
         count(store.erasures)
     )
+}
+
+fn streams(streams: &[v1::InspectedStream]) -> String {
+    if streams.is_empty() {
+        return String::new();
+    }
+    let number = |number: Option<u64>| number.map_or("-".to_owned(), count);
+    let row = |(stream, partition): (&v1::InspectedStream, &v1::InspectedPartition)| {
+        let behind = partition.behind_s.map_or("-".to_owned(), |seconds| duration((seconds * 1_000.0) as i64));
+        [
+            stream.name.clone(),
+            partition.partition.to_string(),
+            number(partition.position),
+            number(partition.end),
+            number(partition.lag),
+            behind,
+            partition.state.clone(),
+        ]
+    };
+    let rows = streams.iter().flat_map(|stream| stream.partitions.iter().map(move |partition| (stream, partition)));
+    let header = ["stream", "partition", "position", "end", "lag", "behind", "state"];
+    let mut text = table(header, rows.clone().map(row)).to_string();
+    for stream in streams.iter().filter(|stream| !stream.trouble.is_empty()) {
+        let _ = write!(text, "\n{}: {}", stream.name, stream.trouble);
+    }
+    for (stream, partition) in rows.filter(|(_, partition)| !partition.why.is_empty()) {
+        let _ = write!(text, "\n{}, partition {}: {}", stream.name, partition.partition, partition.why);
+    }
+    text
 }
 
 fn breakers(breakers: &[v1::Breaker]) -> String {
@@ -317,10 +347,24 @@ pub(crate) fn store_json(store: &v1::InspectStoreReply) -> Value {
         "disks": store.disks.iter().map(|disk| json!({
             "path": disk.path, "free_bytes": disk.free_bytes, "total_bytes": disk.total_bytes,
         })).collect::<Vec<_>>(),
+        "streams": store.streams.iter().map(stream_json).collect::<Vec<_>>(),
         "breakers": store.breakers.iter().map(|breaker| json!({
             "dependency": breaker.dependency, "state": breaker.state, "failures": breaker.failures,
             "retry_in_ms": breaker.retry_in_ms,
         })).collect::<Vec<_>>(),
+    })
+}
+
+fn stream_json(stream: &v1::InspectedStream) -> Value {
+    let partition = |partition: &v1::InspectedPartition| {
+        json!({
+            "partition": partition.partition, "position": partition.position, "first": partition.first, "end": partition.end,
+            "lag": partition.lag, "behind_s": partition.behind_s, "state": partition.state, "why": partition.why,
+        })
+    };
+    json!({
+        "name": stream.name, "topic": stream.topic, "tenant": stream.tenant, "view": stream.view, "trouble": stream.trouble,
+        "partitions": stream.partitions.iter().map(partition).collect::<Vec<_>>(),
     })
 }
 
@@ -411,6 +455,26 @@ mod tests {
             (&json["views"][0]["status"], &json["views"][0]["values"]["name"]),
             (&json!("expired"), &json!("Ada"))
         );
+    }
+
+    #[test]
+    fn a_stream_shows_where_it_stands_and_what_is_in_the_way() {
+        let stopped = v1::InspectedPartition {
+            partition: 3,
+            position: Some(1_234),
+            end: Some(2_000),
+            lag: Some(766),
+            state: "stopped".to_owned(),
+            why: "message 1234 is no row".to_owned(),
+            ..Default::default()
+        };
+        let stream = v1::InspectedStream { name: "orders".to_owned(), partitions: vec![stopped], ..Default::default() };
+        let store = v1::InspectStoreReply { streams: vec![stream], ..Default::default() };
+        let text = store_text(&store);
+        for says in ["Streams", "1,234", "766", "stopped", "orders, partition 3: message 1234 is no row"] {
+            assert!(text.contains(says), "{says:?} is not in:\n{text}");
+        }
+        assert_eq!(store_json(&store)["streams"][0]["partitions"][0]["lag"], json!(766));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod ingest;
 mod ingest_load;
 mod rows;
 mod row_lines;
+mod stream;
 mod place;
 mod warm;
 mod warm_keys;

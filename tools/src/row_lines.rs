@@ -1,14 +1,13 @@
 //! JSON lines as rows of a message: what a line may say, and batches of lines that were read.
 
-use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use larder_ingest::{Row, Value};
+use larder_serve::v1;
+use larder_serve::v1::ValueList;
 use larder_serve::v1::value::Kind;
-use larder_serve::v1::{Row, Value, ValueList};
-use serde::Deserialize;
-use serde_json::Value as Json;
 
 /// Longest line.
 const MAX_LINE_BYTES: u64 = 1 << 20;
@@ -19,7 +18,7 @@ const MAX_BATCH_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct RowLine {
     pub(crate) line: u64,
-    pub(crate) row: Row,
+    pub(crate) row: v1::Row,
 }
 
 /// What was read at once.
@@ -39,21 +38,6 @@ pub(crate) struct Lines {
     batch: usize,
     line: u64,
     position: u64,
-}
-
-/// A line, as it is written.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Line {
-    #[serde(default)]
-    view: Option<String>,
-    entity: String,
-    #[serde(default)]
-    event_time_ms: Option<i64>,
-    #[serde(default)]
-    features: HashMap<String, Json>,
-    #[serde(default)]
-    delete: bool,
 }
 
 impl Lines {
@@ -105,39 +89,27 @@ impl Lines {
         }
     }
 
-    fn row(&self, text: &[u8]) -> Result<Row, String> {
-        let line: Line = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-        let Line { view, entity, event_time_ms, features, delete } = line;
-        let view = view.unwrap_or_else(|| self.view.clone());
-        if view.is_empty() {
+    fn row(&self, text: &[u8]) -> Result<v1::Row, String> {
+        let row = Row::from_json(text, &self.view, now_ms())?;
+        if row.view.is_empty() {
             return Err("it names no view; name one, or give --view".to_owned());
         }
-        let value = |(name, json): (String, Json)| {
-            let value = value(json)
-                .ok_or_else(|| format!("feature \"{name}\": an object, or a number too large for 64 bits"))?;
-            Ok::<_, String>((name, value))
-        };
-        let features = features.into_iter().map(value).collect::<Result<_, _>>()?;
-        Ok(Row { view, entity, event_time_ms: event_time_ms.unwrap_or_else(now_ms), features, delete })
+        let Row { view, entity, event_time_ms, features, delete } = row;
+        let features = features.into_iter().map(|(name, feature)| (name, message(feature))).collect();
+        Ok(v1::Row { view, entity, event_time_ms, features, delete })
     }
 }
 
-fn value(json: Json) -> Option<Value> {
-    let kind = match json {
-        Json::Null => None,
-        Json::Bool(flag) => Some(Kind::BoolValue(flag)),
-        Json::Number(number) => Some(match number.as_i64() {
-            Some(integer) => Kind::IntValue(integer),
-            None if number.is_u64() => return None,
-            None => Kind::DoubleValue(number.as_f64()?),
-        }),
-        Json::String(text) => Some(Kind::StringValue(text)),
-        Json::Array(values) => {
-            Some(Kind::List(ValueList { values: values.into_iter().map(value).collect::<Option<_>>()? }))
-        }
-        Json::Object(_) => return None,
-    };
-    Some(Value { kind })
+fn message(value: Option<Value>) -> v1::Value {
+    let kind = value.map(|value| match value {
+        Value::Bool(flag) => Kind::BoolValue(flag),
+        Value::Int(integer) => Kind::IntValue(integer),
+        Value::Double(number) => Kind::DoubleValue(number),
+        Value::Text(text) => Kind::StringValue(text),
+        Value::TimestampMs(time) => Kind::TimestampMs(time),
+        Value::List(values) => Kind::List(ValueList { values: values.into_iter().map(message).collect() }),
+    });
+    v1::Value { kind }
 }
 
 fn now_ms() -> i64 {

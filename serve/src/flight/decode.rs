@@ -1,35 +1,15 @@
-//! Flight messages as record batches. What a stranger sends is looked at before it is decoded: kinds, sizes and compression; decoding itself
-//! may panic on bytes that nobody sends in earnest, and then it is the message that is refused.
-//!
-//! Schemas and dictionaries are taken in as they come; batches are only carried from here, with what they need, to the thread that decodes them.
+//! Flight messages as record batches: what a stranger sends is decoded with the care of `larder_ingest::IpcDecoder`, and refused in Flight's name.
 
-use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-
-use arrow::array::{ArrayRef, RecordBatch};
-use arrow::buffer::Buffer;
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow_flight::FlightData;
-use arrow_ipc::convert::try_fb_to_schema;
-use arrow_ipc::reader::{read_dictionary, read_record_batch};
-use arrow_ipc::{Message, MessageHeader, root_as_message};
-use larder_store::MAX_FEATURES;
+use larder_ingest::{Error, IpcBatch, IpcDecoder, IpcMessage, IpcReceived};
 
 use crate::error::Refusal;
 
-/// Most columns of a schema: those of a view with keys, and as many that nobody asked for.
-const MAX_COLUMNS: usize = 2 * MAX_FEATURES;
-/// Most bytes of dictionaries in one stream, replaced ones included.
-const MAX_DICTIONARY_BYTES: usize = 64 << 20;
-
 /// What a stream has said so far.
 #[derive(Debug, Default)]
-pub(super) struct Decoder {
-    schema: Option<SchemaRef>,
-    dictionaries: Arc<HashMap<i64, ArrayRef>>,
-    dictionary_bytes: usize,
-}
+pub(super) struct Decoder(IpcDecoder);
 
 /// What a message was.
 #[derive(Debug)]
@@ -43,114 +23,41 @@ pub(super) enum Received {
 
 /// A batch that is still to be decoded.
 #[derive(Debug)]
-pub(super) struct EncodedBatch {
-    data: FlightData,
-    schema: SchemaRef,
-    dictionaries: Arc<HashMap<i64, ArrayRef>>,
-}
+pub(super) struct EncodedBatch(IpcBatch);
 
 impl Decoder {
     /// Takes a message in.
     pub(super) fn take(&mut self, data: FlightData) -> Result<Received, Refusal> {
-        if data.data_header.is_empty() {
-            return Ok(Received::Nothing);
-        }
-        let header = data.data_header.clone();
-        let message = message(&header)?;
-        match message.header_type() {
-            MessageHeader::NONE => Ok(Received::Nothing),
-            MessageHeader::Schema => self.take_schema(&message).map(Received::Schema),
-            MessageHeader::DictionaryBatch => self.take_dictionary(&message, &data).map(|()| Received::Nothing),
-            MessageHeader::RecordBatch => {
-                let schema = self.schema.clone().ok_or_else(|| wrong("a batch came before its schema"))?;
-                Ok(Received::Batch(EncodedBatch { data, schema, dictionaries: self.dictionaries.clone() }))
-            }
-            other => Err(wrong(format!("a message is neither schema, dictionary nor batch but of kind {}", other.0))),
-        }
-    }
-
-    fn take_schema(&mut self, message: &Message<'_>) -> Result<SchemaRef, Refusal> {
-        if self.schema.is_some() {
-            return Err(wrong("a second schema came in one stream; open another stream"));
-        }
-        let schema = message.header_as_schema().ok_or_else(|| wrong("a schema message holds none"))?;
-        let columns = schema.fields().map_or(0, |fields| fields.len());
-        if columns > MAX_COLUMNS {
-            return Err(wrong(format!("{columns} columns; at most {MAX_COLUMNS} are allowed")));
-        }
-        let schema = Arc::new(guarded(|| try_fb_to_schema(schema))?);
-        self.schema = Some(schema.clone());
-        Ok(schema)
-    }
-
-    fn take_dictionary(&mut self, message: &Message<'_>, data: &FlightData) -> Result<(), Refusal> {
-        let Some(schema) = &self.schema else { return Err(wrong("a dictionary came before its schema")) };
-        let batch = message.header_as_dictionary_batch().ok_or_else(|| wrong("a dictionary message holds none"))?;
-        if batch.data().is_some_and(|data| data.compression().is_some()) {
-            return Err(compressed());
-        }
-        self.dictionary_bytes += data.data_body.len();
-        if self.dictionary_bytes > MAX_DICTIONARY_BYTES {
-            let message = format!("dictionaries of more than {MAX_DICTIONARY_BYTES} bytes in one stream; open another");
-            return Err(wrong(message));
-        }
-        let dictionaries = Arc::make_mut(&mut self.dictionaries);
-        guarded(|| read_dictionary(&body(data), batch, schema, dictionaries, &message.version()))
+        let message = IpcMessage { header: data.data_header, body: data.data_body };
+        Ok(match self.0.take(message).map_err(|error| refused(&error))? {
+            IpcReceived::Schema(schema) => Received::Schema(schema),
+            IpcReceived::Batch(batch) => Received::Batch(EncodedBatch(batch)),
+            IpcReceived::Nothing => Received::Nothing,
+        })
     }
 }
 
 impl EncodedBatch {
     /// Bytes of the message.
     pub(super) fn bytes(&self) -> usize {
-        self.data.data_body.len() + self.data.data_header.len()
+        self.0.bytes()
     }
 
-    /// Checks and decodes the batch; `max_rows` bounds what may be allocated for columns without bytes of their own.
+    /// Checks and decodes the batch, which has at most `max_rows`.
     pub(super) fn decode(&self, max_rows: usize) -> Result<RecordBatch, Refusal> {
-        let message = message(&self.data.data_header)?;
-        let batch = message.header_as_record_batch().ok_or_else(|| wrong("a batch message holds none"))?;
-        if batch.compression().is_some() {
-            return Err(compressed());
-        }
-        if usize::try_from(batch.length()).map_or(true, |rows| rows > max_rows) {
-            let rows = batch.length();
-            return Err(Refusal::Invalid(format!("{rows} rows; a batch has at most {max_rows}, send more of them")));
-        }
-        let (schema, dictionaries) = (self.schema.clone(), &*self.dictionaries);
-        guarded(|| read_record_batch(&body(&self.data), batch, schema, dictionaries, None, &message.version()))
+        self.0.decode(max_rows).map_err(|error| refused(&error))
     }
 }
 
-fn message(header: &[u8]) -> Result<Message<'_>, Refusal> {
-    root_as_message(header).map_err(|error| wrong(format!("a header cannot be read: {error}")))
-}
-
-/// The bytes of a message's columns, aligned or copied.
-fn body(data: &FlightData) -> Buffer {
-    Buffer::from(data.data_body.clone())
-}
-
-/// Decoding that may fail in any way.
-fn guarded<T>(decode: impl FnOnce() -> Result<T, arrow::error::ArrowError>) -> Result<T, Refusal> {
-    match catch_unwind(AssertUnwindSafe(decode)) {
-        Ok(outcome) => outcome.map_err(|error| wrong(error.to_string())),
-        Err(_) => Err(wrong("a message contradicts itself")),
-    }
-}
-
-fn compressed() -> Refusal {
-    wrong("compressed batches are not taken; send them plain (pyarrow: IpcWriteOptions without compression)")
-}
-
-fn wrong(what: impl std::fmt::Display) -> Refusal {
-    Refusal::Invalid(format!("Flight data: {what}"))
+fn refused(error: &Error) -> Refusal {
+    Refusal::Invalid(format!("Flight data: {error}"))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::OnceLock;
+    use std::sync::{Arc, OnceLock};
 
-    use arrow::array::{Array, AsArray, StringArray, StringDictionaryBuilder};
+    use arrow::array::{Array, ArrayRef, AsArray, StringArray, StringDictionaryBuilder};
     use arrow::datatypes::Int32Type;
     use arrow_flight::encode::{DictionaryHandling, FlightDataEncoderBuilder};
     use proptest::prelude::*;

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use arrow_flight::{FlightData, PutResult};
-use larder_ingest::Canonical;
+use larder_ingest::{Canonical, Changes};
 use larder_store::{MAX_WRITE_BYTES, ViewConfig, WriteKind, Written};
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -18,7 +18,7 @@ use crate::error::Refusal;
 use crate::flight::decode::{Decoder, EncodedBatch, Received};
 use crate::flight::named::Named;
 use crate::node::Shared;
-use crate::rows::{Acknowledged, Acknowledgements, Batch, Changes, Next, Prepare, WriteStream};
+use crate::rows::{Acknowledged, Acknowledgements, Batch, Next, Prepare, WriteStream};
 
 /// Acknowledgements that wait for a client to take them.
 pub(super) const MAX_UNREAD: usize = 64;

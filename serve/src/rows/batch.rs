@@ -1,7 +1,8 @@
 //! A batch: rows and deletions of any views of one tenant that are written all together or not at all.
 
-use arrow::array::{AsArray, RecordBatch};
-use larder_store::{Shard, TenantId, Write, WriteKind};
+use arrow::array::AsArray;
+use larder_ingest::Changes;
+use larder_store::{Shard, TenantId, Write};
 
 use crate::error::Refusal;
 use crate::shard::check_entities;
@@ -11,15 +12,6 @@ use crate::shard::check_entities;
 pub(crate) struct Batch {
     /// In the order in which they are to be written.
     pub(crate) changes: Vec<Changes>,
-}
-
-/// Rows, or deletions, of one view.
-#[derive(Debug)]
-pub(crate) struct Changes {
-    pub(crate) view: String,
-    pub(crate) kind: WriteKind,
-    /// In the schema that the store asks for.
-    pub(crate) rows: RecordBatch,
 }
 
 impl Batch {
@@ -38,6 +30,6 @@ impl Batch {
 
     /// As the store takes them.
     pub(crate) fn writes(&self, tenant: TenantId) -> impl Iterator<Item = Write<'_>> {
-        self.changes.iter().map(move |Changes { view, kind, rows }| Write { tenant, view, kind: *kind, rows })
+        self.changes.iter().map(move |changes| changes.write(tenant))
     }
 }

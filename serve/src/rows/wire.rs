@@ -1,46 +1,20 @@
-//! From the rows of a message to a batch that the store takes. What does not fit the views' declarations is refused here, by row and column and
-//! with what is expected; feature values are never part of a message.
+//! The rows of a message, and refusals inside a stream. What rows may hold is the business of `larder_ingest::changes`.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
-use arrow::array::{
-    ArrayRef, BooleanArray, Float32Array, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray,
-    TimestampMillisecondArray,
-};
-use arrow::datatypes::Float32Type;
-use larder_store::{FeatureConfig, FeatureType, MAX_AHEAD_MS, MAX_ENTITY_BYTES, ViewConfig, ViewKind, WriteKind};
+use larder_ingest::{Row, Value, changes};
+use larder_store::ViewConfig;
 
 use crate::error::Refusal;
-use crate::rows::{Batch, Changes};
+use crate::rows::Batch;
 use crate::v1;
 use crate::v1::value::Kind;
-
-/// Integers that every double up to them can tell apart, and every float.
-const EXACT_IN_DOUBLE: u64 = 1 << 53;
-const EXACT_IN_FLOAT: u64 = 1 << 24;
 
 /// The batch of a message's rows.
 pub(super) fn batch(rows: Vec<v1::Row>, views: &[ViewConfig], now_ms: i64) -> Result<Batch, Refusal> {
     if rows.is_empty() {
         return Err(Refusal::Invalid("rows is empty; a batch has at least one".to_owned()));
     }
-    // Of one view rows and deletions stay in order, since of equal event times the last one written stands.
-    let mut parts: Vec<Part<'_>> = Vec::new();
-    let mut latest: HashMap<u16, usize> = HashMap::new();
-    for (number, row) in rows.into_iter().enumerate() {
-        let view = find_view(views, number, &row.view)?;
-        let kind = if row.delete { WriteKind::Delete } else { WriteKind::Upsert };
-        let same = latest.get(&view.id).copied().filter(|at| parts[*at].kind == kind);
-        let at = same.unwrap_or(parts.len());
-        if same.is_none() {
-            parts.push(Part::new(view, kind));
-            latest.insert(view.id, at);
-        }
-        parts[at].add(number, row, now_ms)?;
-    }
-    let changes = parts.into_iter().map(Part::changes).collect::<Result<_, _>>()?;
-    Ok(Batch { changes })
+    let changes = changes(rows.into_iter().map(row).collect(), views, now_ms);
+    Ok(Batch { changes: changes.map_err(|wrong| Refusal::Invalid(wrong.to_string()))? })
 }
 
 /// A refusal inside a stream, where it must not end the stream.
@@ -55,356 +29,60 @@ pub(super) fn failure(sequence: u64, refusal: &Refusal) -> v1::WriteRowsReply {
     v1::WriteRowsReply { sequence, failure: Some(failure), ..v1::WriteRowsReply::default() }
 }
 
-fn find_view<'a>(views: &'a [ViewConfig], number: usize, name: &str) -> Result<&'a ViewConfig, Refusal> {
-    views.iter().find(|view| view.name == name).ok_or_else(|| {
-        let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
-        wrong(number, format!("view \"{name}\" is not declared; declared are {}", names.join(", ")))
+fn row(row: v1::Row) -> Row {
+    let v1::Row { view, entity, event_time_ms, features, delete } = row;
+    let features = features.into_iter().map(|(name, feature)| (name, value(feature))).collect();
+    Row { view, entity, event_time_ms, features, delete }
+}
+
+fn value(value: v1::Value) -> Option<Value> {
+    Some(match value.kind? {
+        Kind::BoolValue(flag) => Value::Bool(flag),
+        Kind::IntValue(integer) => Value::Int(integer),
+        Kind::DoubleValue(number) => Value::Double(number),
+        Kind::StringValue(text) => Value::Text(text),
+        Kind::TimestampMs(time) => Value::TimestampMs(time),
+        Kind::List(list) => Value::List(list.values.into_iter().map(self::value).collect()),
     })
-}
-
-fn wrong(number: usize, what: impl std::fmt::Display) -> Refusal {
-    Refusal::Invalid(format!("rows[{number}]: {what}"))
-}
-
-/// Rows, or deletions, of one view, one after the other.
-struct Part<'a> {
-    view: &'a ViewConfig,
-    kind: WriteKind,
-    /// The features that its rows may name: of a deletion only what tells an element.
-    features: Vec<&'a FeatureConfig>,
-    /// Their positions, by present and former names.
-    names: HashMap<&'a str, usize>,
-    /// With their numbers in the message.
-    rows: Vec<(usize, v1::Row)>,
-}
-
-impl<'a> Part<'a> {
-    fn new(view: &'a ViewConfig, kind: WriteKind) -> Part<'a> {
-        let element = |feature: &&FeatureConfig| Some(&feature.name) == view.element_key.as_ref();
-        let features: Vec<_> = match kind {
-            WriteKind::Upsert => view.features.iter().collect(),
-            WriteKind::Delete => view.features.iter().filter(element).collect(),
-        };
-        let named = |(at, feature): (usize, &&'a FeatureConfig)| {
-            let feature: &'a FeatureConfig = feature;
-            names_of(feature).map(move |name| (name.as_str(), at))
-        };
-        let names = features.iter().enumerate().flat_map(named).collect();
-        Part { view, kind, features, names, rows: Vec::new() }
-    }
-
-    /// Checks everything of a row but its values.
-    fn add(&mut self, number: usize, row: v1::Row, now_ms: i64) -> Result<(), Refusal> {
-        let view = self.view;
-        let length = row.entity.len();
-        if !(1..=MAX_ENTITY_BYTES).contains(&length) {
-            let name = &view.entity_key;
-            return Err(wrong(
-                number,
-                format!("entity ({name}) has {length} bytes; 1 to {MAX_ENTITY_BYTES} are allowed"),
-            ));
-        }
-        if row.event_time_ms > now_ms.saturating_add(MAX_AHEAD_MS) {
-            let time = row.event_time_ms;
-            return Err(wrong(
-                number,
-                format!(
-                    "event_time_ms = {time} is more than a day ahead of now, {now_ms}; milliseconds since 1970 are expected"
-                ),
-            ));
-        }
-        let mut seen = HashMap::with_capacity(row.features.len());
-        for name in row.features.keys() {
-            let Some(feature) = self.names.get(name.as_str()) else {
-                return Err(wrong(number, self.unknown(name)));
-            };
-            if let Some(other) = seen.insert(*feature, name) {
-                let view = &view.name;
-                return Err(wrong(
-                    number,
-                    format!("view {view}: \"{other}\" and \"{name}\" are the same feature; give one"),
-                ));
-            }
-        }
-        self.rows.push((number, row));
-        Ok(())
-    }
-
-    fn unknown(&self, name: &str) -> String {
-        let names: Vec<&str> = self.features.iter().map(|feature| feature.name.as_str()).collect();
-        let view = &self.view.name;
-        match (self.kind, names.join(", ").as_str()) {
-            (WriteKind::Upsert, names) => format!("view {view} has no feature \"{name}\"; it has {names}"),
-            (WriteKind::Delete, "") => {
-                format!("a deletion in view {view} names no features, and this names \"{name}\"")
-            }
-            (WriteKind::Delete, key) => {
-                format!("a deletion in view {view} names the element by {key} or nothing, and this names \"{name}\"")
-            }
-        }
-    }
-
-    fn changes(mut self) -> Result<Changes, Refusal> {
-        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.features.len() + 2);
-        columns.push(Arc::new(StringArray::from_iter_values(self.rows.iter().map(|(_, row)| &row.entity))));
-        let times = TimestampMillisecondArray::from_iter_values(self.rows.iter().map(|(_, row)| row.event_time_ms));
-        columns.push(Arc::new(times.with_timezone("UTC")));
-        for feature in std::mem::take(&mut self.features) {
-            let column = Column { view: self.view, feature, must: self.must_have(feature) };
-            columns.push(column.build(&mut self.rows)?);
-        }
-        let schema = match self.kind {
-            WriteKind::Upsert => self.view.arrow_schema(),
-            WriteKind::Delete => self.view.deletion_schema(),
-        };
-        let rows = RecordBatch::try_new(schema, columns)
-            .map_err(|error| Refusal::Internal(format!("rows of view {}: {error}", self.view.name)))?;
-        Ok(Changes { view: self.view.name.clone(), kind: self.kind, rows })
-    }
-
-    /// A history's element must be told from others.
-    fn must_have(&self, feature: &FeatureConfig) -> bool {
-        self.kind == WriteKind::Upsert
-            && self.view.kind == ViewKind::LastN
-            && self.view.element_key.as_ref() == Some(&feature.name)
-    }
-}
-
-/// What a feature may be called.
-fn names_of(feature: &FeatureConfig) -> impl Iterator<Item = &String> {
-    std::iter::once(&feature.name).chain(&feature.former_names)
-}
-
-/// One feature of a part.
-struct Column<'a> {
-    view: &'a ViewConfig,
-    feature: &'a FeatureConfig,
-    /// Null is refused.
-    must: bool,
-}
-
-impl Column<'_> {
-    fn build(&self, rows: &mut [(usize, v1::Row)]) -> Result<ArrayRef, Refusal> {
-        Ok(match self.feature.data_type {
-            FeatureType::Bool => {
-                Arc::new(BooleanArray::from(self.values(rows, "a bool_value", |kind| boolean(&kind))?))
-            }
-            FeatureType::I32 => {
-                Arc::new(Int32Array::from(self.values(rows, "an int_value of 32 bits", |kind| i32_of(&kind))?))
-            }
-            FeatureType::I64 => Arc::new(Int64Array::from(self.values(rows, "an int_value", |kind| i64_of(&kind))?)),
-            FeatureType::F32 => {
-                Arc::new(Float32Array::from(
-                    self.values(rows, "a double_value in the range of 32 bits", |kind| f32_of(&kind))?,
-                ))
-            }
-            FeatureType::F64 => {
-                Arc::new(Float64Array::from(self.values(rows, "a double_value", |kind| f64_of(&kind))?))
-            }
-            FeatureType::Utf8 => Arc::new(StringArray::from(self.values(rows, "a string_value", text)?)),
-            FeatureType::Timestamp => {
-                let times = self.values(rows, "a timestamp_ms", |kind| time(&kind))?;
-                Arc::new(TimestampMillisecondArray::from(times).with_timezone("UTC"))
-            }
-            FeatureType::ListF32 => {
-                let lists =
-                    self.values(rows, "a list of double_values in the range of 32 bits, none of them null", list)?;
-                Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>(lists))
-            }
-        })
-    }
-
-    /// The values of a column; what is left out is null.
-    fn values<T>(
-        &self,
-        rows: &mut [(usize, v1::Row)],
-        expected: &str,
-        read: impl Fn(Kind) -> Option<T>,
-    ) -> Result<Vec<Option<T>>, Refusal> {
-        let Column { view, feature, must } = self;
-        let mut values = Vec::with_capacity(rows.len());
-        for (number, row) in rows {
-            let value = names_of(feature).find_map(|name| row.features.remove(name)).and_then(|value| value.kind);
-            let column = || format!("view {}, feature \"{}\" ({})", view.name, feature.name, feature.data_type);
-            values.push(match value {
-                Some(kind) => {
-                    let found = name_of(&kind);
-                    let read = read(kind);
-                    Some(read.ok_or_else(|| {
-                        wrong(*number, format!("{}: found {found}; {expected} is expected", column()))
-                    })?)
-                }
-                None if *must => {
-                    return Err(wrong(*number, format!("{} is null; it tells the element from others", column())));
-                }
-                None => None,
-            });
-        }
-        Ok(values)
-    }
-}
-
-fn name_of(kind: &Kind) -> &'static str {
-    match kind {
-        Kind::BoolValue(_) => "a bool_value",
-        Kind::IntValue(_) => "an int_value",
-        Kind::DoubleValue(_) => "a double_value",
-        Kind::StringValue(_) => "a string_value",
-        Kind::TimestampMs(_) => "a timestamp_ms",
-        Kind::List(_) => "a list",
-    }
-}
-
-fn boolean(kind: &Kind) -> Option<bool> {
-    if let Kind::BoolValue(value) = kind { Some(*value) } else { None }
-}
-
-fn i64_of(kind: &Kind) -> Option<i64> {
-    if let Kind::IntValue(value) = kind { Some(*value) } else { None }
-}
-
-fn i32_of(kind: &Kind) -> Option<i32> {
-    i64_of(kind).and_then(|value| value.try_into().ok())
-}
-
-fn f64_of(kind: &Kind) -> Option<f64> {
-    match kind {
-        Kind::DoubleValue(value) => Some(*value),
-        Kind::IntValue(value) if value.unsigned_abs() <= EXACT_IN_DOUBLE => Some(*value as f64),
-        _ => None,
-    }
-}
-
-fn f32_of(kind: &Kind) -> Option<f32> {
-    match kind {
-        // JSON and most languages know no other floats, so the nearest is taken; one that is too large is not.
-        Kind::DoubleValue(value) => Some(*value as f32).filter(|float| float.is_finite() || !value.is_finite()),
-        Kind::IntValue(value) if value.unsigned_abs() <= EXACT_IN_FLOAT => Some(*value as f32),
-        _ => None,
-    }
-}
-
-fn text(kind: Kind) -> Option<String> {
-    if let Kind::StringValue(value) = kind { Some(value) } else { None }
-}
-
-fn time(kind: &Kind) -> Option<i64> {
-    match kind {
-        Kind::TimestampMs(value) | Kind::IntValue(value) => Some(*value),
-        _ => None,
-    }
-}
-
-fn list(kind: Kind) -> Option<Vec<Option<f32>>> {
-    let Kind::List(list) = kind else { return None };
-    // Of a list in which one value does not fit, none is taken.
-    list.values.into_iter().map(|value| value.kind.as_ref().and_then(f32_of).map(Some)).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Array, AsArray};
-    use arrow::datatypes::{Float64Type, Int32Type};
+    use larder_store::{FeatureConfig, FeatureType, ViewKind};
 
     use super::*;
 
-    const NOW_MS: i64 = 1_000_000;
-
-    fn views() -> Vec<ViewConfig> {
-        let mut paid = FeatureConfig::new("paid", FeatureType::F64);
-        paid.former_names = vec!["total".to_owned()];
-        let features = vec![
-            FeatureConfig::new("order_id", FeatureType::Utf8),
-            paid,
-            FeatureConfig::new("items", FeatureType::I32),
-            FeatureConfig::new("vector", FeatureType::ListF32),
-        ];
-        let orders = ViewConfig {
-            name: "orders".to_owned(),
-            id: 2,
-            kind: ViewKind::LastN,
-            entity_key: "user_id".to_owned(),
-            event_time: "updated_at".to_owned(),
-            ttl_s: None,
-            n: Some(3),
-            element_key: Some("order_id".to_owned()),
-            features,
-        };
-        let profile = ViewConfig {
+    fn profile() -> ViewConfig {
+        ViewConfig {
             name: "profile".to_owned(),
             id: 1,
             kind: ViewKind::Latest,
+            entity_key: "user_id".to_owned(),
+            event_time: "updated_at".to_owned(),
+            ttl_s: None,
             n: None,
             element_key: None,
-            features: vec![FeatureConfig::new("name", FeatureType::Utf8)],
-            ..orders.clone()
-        };
-        vec![orders, profile]
+            features: vec![FeatureConfig::new("vector", FeatureType::ListF32)],
+        }
     }
 
-    fn row(view: &str, features: &[(&str, Kind)]) -> v1::Row {
-        let value = |kind: &Kind| v1::Value { kind: Some(kind.clone()) };
-        v1::Row {
-            view: view.to_owned(),
+    #[test]
+    fn a_message_becomes_a_batch_or_is_refused_by_row() {
+        let number = |kind| v1::Value { kind };
+        let list = vec![number(Some(Kind::DoubleValue(0.5))), number(Some(Kind::IntValue(2)))];
+        let vector = |kind| [("vector".to_owned(), number(Some(kind)))].into();
+        let good = v1::Row {
+            view: "profile".to_owned(),
             entity: "ada".to_owned(),
             event_time_ms: 5,
-            features: features.iter().map(|(name, kind)| ((*name).to_owned(), value(kind))).collect(),
+            features: vector(Kind::List(v1::ValueList { values: list })),
             delete: false,
-        }
-    }
-
-    fn text_of(value: &str) -> Kind {
-        Kind::StringValue(value.to_owned())
-    }
-
-    #[test]
-    fn rows_become_columns_of_their_views() {
-        let numbers = [1.5, 2.0].map(|number| v1::Value { kind: Some(Kind::DoubleValue(number)) });
-        let list = Kind::List(v1::ValueList { values: numbers.to_vec() });
-        let full = row("orders", &[("order_id", text_of("a")), ("total", Kind::IntValue(7)), ("vector", list)]);
-        let bare = row("orders", &[("order_id", text_of("b")), ("items", Kind::IntValue(3))]);
-        let gone = v1::Row { delete: true, ..row("orders", &[]) };
-        let name = row("profile", &[("name", text_of("Ada"))]);
-        let batch = batch(vec![full, name, bare.clone(), gone, bare], &views(), NOW_MS).unwrap();
-        let parts: Vec<_> =
-            batch.changes.iter().map(|part| (part.view.as_str(), part.kind, part.rows.num_rows())).collect();
-        let (orders, delete, upsert) = ("orders", WriteKind::Delete, WriteKind::Upsert);
-        assert_eq!(parts, [(orders, upsert, 2), ("profile", upsert, 1), (orders, delete, 1), (orders, upsert, 1)]);
-        let rows = &batch.changes[0].rows;
-        let paid = rows["paid"].as_primitive::<Float64Type>();
-        assert_eq!((paid.value(0), paid.is_null(1)), (7.0, true), "by its former name");
-        assert_eq!(rows["items"].as_primitive::<Int32Type>().iter().collect::<Vec<_>>(), [None, Some(3)]);
-        assert_eq!(rows["vector"].as_list::<i32>().value(0).as_primitive::<Float32Type>().values(), &[1.5, 2.0]);
-        assert!(batch.changes[2].rows.column(2).is_null(0), "all elements");
-    }
-
-    #[test]
-    fn what_does_not_fit_is_refused_by_row_and_column() {
-        let good = || row("orders", &[("order_id", text_of("a"))]);
-        let with = |name: &str, kind: Kind| row("orders", &[("order_id", text_of("a")), (name, kind)]);
-        let null = v1::ValueList { values: vec![v1::Value { kind: None }] };
-        for (bad, says) in [
-            (row("basket", &[]), vec!["view \"basket\" is not declared", "orders, profile"]),
-            (row("orders", &[]), vec!["\"order_id\" (utf8) is null", "tells the element"]),
-            (with("color", text_of("red")), vec!["no feature \"color\"", "order_id, paid, items, vector"]),
-            (with("items", text_of("3")), vec!["\"items\" (i32)", "found a string_value", "int_value of 32 bits"]),
-            (with("items", Kind::IntValue(1 << 31)), vec!["\"items\" (i32)", "int_value of 32 bits"]),
-            (with("paid", Kind::IntValue(i64::MAX)), vec!["\"paid\" (f64)", "a double_value is expected"]),
-            (with("vector", Kind::List(null)), vec!["\"vector\" (list_f32)", "none of them null"]),
-            (v1::Row { entity: String::new(), ..good() }, vec!["entity (user_id) has 0 bytes"]),
-            (v1::Row { entity: "x".repeat(257), ..good() }, vec!["257 bytes; 1 to 256"]),
-            (v1::Row { event_time_ms: i64::MAX, ..good() }, vec!["more than a day ahead"]),
-            (v1::Row { delete: true, ..with("items", Kind::IntValue(1)) }, vec!["a deletion", "order_id or nothing"]),
-            (row("orders", &[("total", Kind::IntValue(1)), ("paid", Kind::IntValue(1))]), vec!["are the same feature"]),
-        ] {
-            let refusal = batch(vec![good(), bad], &views(), NOW_MS).unwrap_err();
-            assert_eq!(refusal.code().1, "invalid");
-            let message = refusal.to_string();
-            assert!(message.starts_with("rows[1]: "), "{message}");
-            for part in says {
-                assert!(message.contains(part), "{message:?} does not say {part:?}");
-            }
-        }
-        assert!(batch(Vec::new(), &views(), NOW_MS).is_err());
+        };
+        let bad = v1::Row { features: vector(Kind::BoolValue(true)), ..good.clone() };
+        assert_eq!(batch(vec![good.clone(), good.clone()], &[profile()], 9).unwrap().rows(), 2);
+        let refusal = batch(vec![good, bad], &[profile()], 9).unwrap_err();
+        assert_eq!(refusal.code().1, "invalid");
+        assert!(refusal.to_string().starts_with("rows[1]: view profile, feature \"vector\""), "{refusal}");
+        assert!(batch(Vec::new(), &[profile()], 9).unwrap_err().to_string().contains("at least one"));
     }
 }

@@ -99,13 +99,21 @@ pub(crate) fn write(
     now_ms: i64,
 ) -> Result<Vec<Written>, Error> {
     let Some(span) = span else { return commit(inner, writes, None, now_ms) };
-    let stream = inner.streams.stream(span)?;
+    let stream = inner.streams.of_span(span)?;
     // Held until the rows are on disk.
     let mut position = stream.lock().unwrap_or_else(PoisonError::into_inner);
     stream::check(span, *position)?;
     let written = commit(inner, writes, Some(span), now_ms)?;
     *position = Some(span.to);
     Ok(written)
+}
+
+/// See [`Store::move_stream`](crate::Store::move_stream).
+pub(crate) fn move_stream(inner: &Inner, name: &str, to: u64) -> Result<Option<u64>, Error> {
+    let stream = inner.streams.stream(name)?;
+    let mut position = stream.lock().unwrap_or_else(PoisonError::into_inner);
+    commit(inner, &[], Some(&StreamSpan { stream: name, from: to, to }), 0)?;
+    Ok(position.replace(to))
 }
 
 /// Writes rows, and the position of the stream that they came from.
