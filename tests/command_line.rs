@@ -70,6 +70,7 @@ const WRONG_INPUT: &[(&str, &str, &str)] = &[
     ("compact", "--config /nowhere/larder.toml --erase", "cannot be read"),
     ("serve", "--config /nowhere/larder.toml", "cannot be read"),
     ("rows write", "--addr 127.0.0.1:1 --tenant t /nowhere/rows.jsonl", "cannot open /nowhere/rows.jsonl"),
+    ("stream move", "--config /nowhere/larder.toml profiles --partition 0 --to 7", "cannot be read"),
     ("inspect", "--config /nowhere/larder.toml", "cannot be read"),
     ("verify", "--config /nowhere/larder.toml", "cannot be read"),
     ("backup", "--config /nowhere/larder.toml backups", "cannot be read"),

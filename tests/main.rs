@@ -8,6 +8,7 @@ mod answer_cache;
 mod answer_flow;
 mod answer_quality;
 mod backup;
+mod change_stream;
 mod chaos;
 mod command_line;
 mod demo;

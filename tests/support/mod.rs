@@ -6,6 +6,7 @@ pub(crate) mod command;
 pub(crate) mod disk;
 pub(crate) mod file_server;
 pub(crate) mod history;
+pub(crate) mod kafka;
 pub(crate) mod model;
 pub(crate) mod node;
 pub(crate) mod shop;

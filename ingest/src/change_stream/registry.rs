@@ -81,3 +81,68 @@ async fn ask(client: &Client, server: &Url, id: u32) -> Result<Vec<u8>, Unread> 
     }
     Ok(body)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A registry that answers each question with the next of these, and tells what it was asked for.
+    fn registry(answers: Vec<(&'static str, String)>) -> (Registry, std::thread::JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/registry/", listener.local_addr().unwrap());
+        let answering = std::thread::spawn(move || {
+            let mut asked = Vec::new();
+            for (status, body) in answers {
+                let (mut connection, _) = listener.accept().unwrap();
+                let mut lines = BufReader::new(connection.try_clone().unwrap()).lines().map(Result::unwrap);
+                asked.push(lines.next().unwrap());
+                lines.find(String::is_empty).unwrap();
+                let length = body.len();
+                let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+                // Who has heard enough may have gone.
+                let _ = connection.write_all(head.as_bytes()).and_then(|()| connection.write_all(body.as_bytes()));
+            }
+            asked
+        });
+        (Registry::new(&url).unwrap(), answering)
+    }
+
+    #[test]
+    fn a_schema_is_given_or_what_is_wrong_and_whether_for_good() {
+        let ok = "200 OK";
+        let answers = vec![
+            (ok, r#"{"schema": "\"string\""}"#.to_owned()),
+            (ok, r#"{"schema": "x", "schemaType": "JSON"}"#.to_owned()),
+            (ok, r#"{"schema": "x", "references": [{"name": "Other"}]}"#.to_owned()),
+            (ok, "no json".to_owned()),
+            (ok, " ".repeat(MAX_BYTES + 1)),
+            ("404 Not Found", r#"{"error_code": 40403}"#.to_owned()),
+            ("503 Service Unavailable", String::new()),
+            ("302 Found", String::new()),
+        ];
+        let (registry, answering) = registry(answers);
+        assert_eq!(registry.schema(7), Ok("\"string\"".to_owned()));
+        for (says, is_for_good) in [
+            ("its type is JSON; AVRO is expected", true),
+            ("refers to other schemas", true),
+            ("cannot be read", true),
+            ("more than 1048576 bytes", true),
+            ("schema 7 is not known to the schema registry", true),
+            ("503", false),
+            ("302", false),
+        ] {
+            let (message, was_for_good) = match registry.schema(7).unwrap_err() {
+                Unread::Wrong(message) => (message, true),
+                Unread::Later(message) => (message, false),
+            };
+            assert!(message.contains(says) && was_for_good == is_for_good, "{message:?} does not say {says:?}");
+        }
+        let asked = answering.join().unwrap();
+        assert!(asked.iter().all(|line| line == "GET /registry/schemas/ids/7 HTTP/1.1"), "{asked:?}");
+        let Unread::Later(message) = registry.schema(7).unwrap_err() else { panic!("nobody listens any more") };
+        assert!(message.contains("does not answer for schema 7"), "{message}");
+    }
+}

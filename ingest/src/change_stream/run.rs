@@ -40,6 +40,8 @@ pub struct ChangeStream {
     trouble: String,
     /// The last look that was taken in.
     looked: u64,
+    /// Partitions of which a round brought all there is.
+    ended: Vec<i32>,
     /// A look of this number will say which partition is out of range.
     suspected: Option<u64>,
     told: Option<Instant>,
@@ -74,6 +76,7 @@ impl ChangeStream {
             moves,
             trouble: "the brokers have not answered yet".to_owned(),
             looked: 0,
+            ended: Vec::new(),
             suspected: None,
             told: None,
             random: RandomState::new(),
@@ -104,6 +107,9 @@ impl ChangeStream {
             let gathered = self.gather(&topic, &watch);
             for (partition, messages) in gathered {
                 self.write(partition, &messages, report);
+            }
+            for partition in std::mem::take(&mut self.ended) {
+                self.partitions.get_mut(&partition).filter(|ended| ended.is_assigned).map(Partition::reached_end);
             }
             self.tell();
         }
@@ -236,15 +242,11 @@ impl ChangeStream {
                         return gathered;
                     }
                 }
-                Some(Polled::End(partition)) => {
-                    if let Some(partition) =
-                        self.partitions.get_mut(&partition).filter(|_| !gathered.contains_key(&partition))
-                    {
-                        partition.reached_end();
-                    }
-                }
+                Some(Polled::End(partition)) => self.ended.push(partition),
                 Some(Polled::OutOfRange) => self.suspected = Some(watch.look()),
-                Some(Polled::Trouble(trouble)) => self.in_trouble(trouble),
+                // The next look says what matters, and comes soon.
+                Some(Polled::Trouble(trouble)) if self.trouble.is_empty() => self.in_trouble(trouble),
+                Some(Polled::Trouble(_)) => {}
             }
             if until.is_none_or(|until| until <= Instant::now()) {
                 return gathered;
@@ -260,7 +262,6 @@ impl ChangeStream {
 
     fn write(&mut self, number: i32, messages: &[BorrowedMessage<'_>], report: &mut dyn FnMut(Progress)) {
         let (Some(partition), Some(first)) = (self.partitions.get_mut(&number), messages.first()) else { return };
-        self.trouble.clear();
         let name = partition.name.clone();
         let shared = self.handle.shared.clone();
         let mut part = Part {
@@ -369,4 +370,48 @@ fn chance(random: &RandomState, number: i32) -> f64 {
 fn now_ms() -> i64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use larder_store::StoreConfig;
+
+    use super::*;
+    use crate::change_stream::config::Format;
+    use crate::change_stream::config::tests::{config, orders};
+
+    /// A stream of a store, whose brokers nobody asks.
+    fn stream(store: &Store, begin: Begin) -> ChangeStream {
+        let config = StreamConfig { begin, ..config(Format::Json) };
+        ChangeStream::open(&config, store, TenantId(1), &orders(), Shard::default()).unwrap()
+    }
+
+    fn found(partition: i32, end: u64) -> Found {
+        Found { partition, ends: Some((2, end)) }
+    }
+
+    #[test]
+    fn a_new_stream_begins_where_it_is_told_and_a_new_partition_at_its_beginning() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = StoreConfig { path: folder.path().join("store"), ..StoreConfig::default() };
+        let store = Store::open(&config, &[orders()]).unwrap();
+        let mut new = stream(&store, Begin::Latest);
+        new.meet(&[found(0, 10), Found { partition: 1, ends: None }]);
+        assert!(new.partitions.is_empty() && new.trouble.contains("partition 1 does not say where it ends"));
+        new.meet(&[found(0, 10), found(1, 20)]);
+        let positions = |stream: &ChangeStream| -> Vec<Option<u64>> {
+            stream.partitions.values().map(|partition| partition.position).collect()
+        };
+        assert_eq!(positions(&new), [Some(10), Some(20)]);
+        new.meet(&[found(0, 12), found(1, 20), found(2, 5)]);
+        assert_eq!(positions(&new), [Some(10), Some(20), None], "added later, and read from its beginning");
+        assert_eq!((new.partitions[&0].lag(), new.partitions[&2].lag()), (Some(2), Some(3)));
+        drop(new);
+        let mut again = stream(&store, Begin::Latest);
+        again.meet(&[found(0, 99), found(1, 99), found(2, 99)]);
+        assert_eq!(positions(&again), [Some(10), Some(20), None], "the store remembers");
+        let stored = store.stream_positions();
+        let name = |partition: i32| format!("kafka/orders/shop.orders/{partition}");
+        assert_eq!(stored, [(name(0), 10), (name(1), 20)]);
+    }
 }

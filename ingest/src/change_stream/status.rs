@@ -157,8 +157,8 @@ impl StreamHandle {
     /// Has a partition, or all of them, go on elsewhere, whether it runs or was stopped. This waits until it is done.
     ///
     /// # Errors
-    /// [`Error::FixRequest`] for a partition or a position that there is not, or where the brokers cannot be asked for it;
-    /// [`Error::Store`] when the store does not take it.
+    /// [`Error::FixRequest`] for a partition or a position that there is not, where the brokers cannot be asked for it, or where the store does not
+    /// take it.
     pub fn move_to(&self, partition: Option<i32>, to: MoveTo) -> Result<Vec<Moved>, Error> {
         let ended = || Error::FixRequest("the stream does not run".to_owned());
         let (reply, outcome) = mpsc::sync_channel(1);
