@@ -13,7 +13,9 @@ use larder_serve::NodeConfig;
 use larder_serve::v1::admin_client::AdminClient;
 use larder_serve::v1::features_client::FeaturesClient;
 use larder_serve::v1::value::Kind;
-use larder_serve::v1::{GetFeaturesRequest, InspectStoreRequest, InspectedStream, MoveStreamRequest};
+use larder_serve::v1::{
+    GetFeaturesRequest, GetNodeStatusRequest, InspectStoreRequest, InspectedStream, MoveStreamRequest,
+};
 use larder_store::{
     EntityRef, FeatureConfig, FeatureRef, FeatureType, Shard, Status, Store, StoreConfig, StreamSpan, TenantId,
     ViewConfig, ViewKind,
@@ -297,7 +299,7 @@ fn without_a_reject_topic_a_partition_stops_and_the_others_go_on() {
     let refused = running.handle.move_to(Some(0), MoveTo::Position(9)).unwrap_err().to_string();
     assert!(refused.contains("partition 0 cannot go on at 9: the brokers have 0 to 3"), "{refused}");
     let refused = running.handle.move_to(Some(7), MoveTo::Latest).unwrap_err().to_string();
-    assert!(refused.contains("no partition 7"), "{refused}");
+    assert!(refused.contains("no partition 7 is known; known are [0, 1]"), "{refused}");
     let moved = running.handle.move_to(Some(0), MoveTo::Position(2)).unwrap();
     assert_eq!((moved[0].from, moved[0].to), (Some(1), 2));
     running.wait_for(0, 3);
@@ -537,6 +539,12 @@ async fn a_node_answers_with_what_topics_of_every_format_say() {
     };
     assert_eq!((stopped.topic.as_str(), stopped.tenant.as_str(), stopped.view.as_str()), ("lines", "demo", "profile"));
     assert_eq!((stopped.partitions[0].position, stopped.partitions[1].state.as_str()), (Some(1), "running"));
+    let mut admin = AdminClient::new(node.channel.clone());
+    let warnings = admin.get_node_status(GetNodeStatusRequest {}).await.unwrap().into_inner().warnings;
+    assert!(
+        warnings.iter().any(|warning| warning.contains("stream \"lines\": 1 partitions are stopped")),
+        "{warnings:?}"
+    );
     let page = node.http_get("/metrics").await;
     for line in [
         "larder_stream_lag_messages{stream=\"lines\",partition=\"0\"} 1",

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use larder_ingest::StreamConfig;
 use larder_serve::NodeConfig;
 
 use crate::support::checkout;
@@ -109,6 +110,26 @@ fn larder_toml_as_shipped_names_every_setting() {
             assert!(shipped[section].as_table().unwrap().contains_key(key), "[{section}] {key} is missing");
         }
     }
+}
+
+#[test]
+fn the_stream_that_larder_toml_shows_names_every_setting_at_its_default() {
+    let file = std::fs::read_to_string(checkout().join("larder.toml")).unwrap();
+    let shown = &file[file.find("# [[stream]]").unwrap()..];
+    let shown: Vec<&str> = shown.lines().map_while(|line| line.strip_prefix("# ")).collect();
+    let mut shown: toml::Table = shown.join("\n").parse().unwrap();
+    let shown = shown.remove("stream").unwrap().as_array().unwrap()[0].as_table().unwrap().clone();
+    let required = ["name", "brokers", "topic", "tenant", "view", "format"];
+    let least: toml::Table = shown.clone().into_iter().filter(|(key, _)| required.contains(&key.as_str())).collect();
+    let defaults: StreamConfig = toml::Value::Table(least).try_into().unwrap();
+    let defaults = toml::Table::try_from(defaults).unwrap();
+    assert_eq!(shown.keys().collect::<BTreeSet<_>>(), defaults.keys().collect());
+    for (key, value) in &defaults {
+        // What has nothing to show by default shows an example.
+        let is_example = ["schemas", "properties"].contains(&key.as_str());
+        assert!(is_example || shown[key] == *value, "{key} = {} is shown, {value} is the default", shown[key]);
+    }
+    let _: StreamConfig = toml::Value::Table(shown).try_into().unwrap();
 }
 
 #[test]

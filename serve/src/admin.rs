@@ -266,7 +266,13 @@ impl Admin for AdminService {
                 .unwrap_or_else(|_| shared.config.store.path.clone())
                 .display()
                 .to_string(),
-            warnings: shared.chaos.warning().into_iter().chain(memory).collect(),
+            warnings: shared
+                .chaos
+                .warning()
+                .into_iter()
+                .chain(memory)
+                .chain(shared.streams.get().into_iter().flat_map(Streams::warnings))
+                .collect(),
             breakers: engine.map(breakers).unwrap_or_default().into_iter().map(breaker).collect(),
             shard: if shared.config.node.shard.is_whole() {
                 String::new()

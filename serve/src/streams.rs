@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use larder_ingest::{ChangeStream, MoveTo, Moved, StreamHandle, StreamStatus};
+use larder_ingest::{ChangeStream, MoveTo, Moved, PartitionState, PartitionStatus, StreamHandle, StreamStatus};
 use larder_store::TenantId;
 
 use crate::engine::Engine;
@@ -68,6 +68,20 @@ impl Streams {
     /// How each is doing.
     pub(crate) fn status(&self) -> impl Iterator<Item = (&str, StreamStatus)> {
         self.handles.iter().map(|(name, handle)| (name.as_str(), handle.status()))
+    }
+
+    /// What an operator must know of them, in sentences.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let warning = |(name, status): (&str, StreamStatus)| {
+            let stopped = |partition: &&PartitionStatus| partition.state == PartitionState::Stopped;
+            let stopped = status.partitions.iter().filter(stopped).count();
+            let stopped = (stopped > 0).then(|| {
+                format!("stream \"{name}\": {stopped} partitions are stopped; `larder inspect` says why and what to do")
+            });
+            let trouble = (!status.trouble.is_empty()).then(|| format!("stream \"{name}\": {}", status.trouble));
+            stopped.into_iter().chain(trouble)
+        };
+        self.status().flat_map(warning).collect()
     }
 
     /// Has partitions of a stream go on elsewhere; waits until they do.

@@ -123,7 +123,7 @@ pub(crate) mod tests {
         bytes.extend(user.as_bytes());
         long(at, &mut bytes);
         long(i64::from(points.is_some()), &mut bytes);
-        points.map(|points| long(points, &mut bytes));
+        points.into_iter().for_each(|points| long(points, &mut bytes));
         long(0, &mut bytes);
         bytes
     }

@@ -45,9 +45,7 @@ impl Topic {
     pub(crate) fn open(config: &StreamConfig) -> Result<Topic, Error> {
         let log = Log { stream: config.name.clone() };
         let consumer = properties::consumer(config).create_with_context(log);
-        let refused = |error: KafkaError| {
-            Error::FixRequest(format!("stream \"{}\": librdkafka refuses its settings: {error}", config.name))
-        };
+        let refused = |error: KafkaError| Error::FixRequest(config.properties.told(error));
         Ok(Topic { consumer: consumer.map_err(refused)?, topic: config.topic.clone() })
     }
 

@@ -22,7 +22,7 @@ pub(crate) enum Unread {
 }
 
 impl Unread {
-    pub(crate) fn wrong(reason: impl ToString) -> Unread {
-        Unread::Wrong(reason.to_string())
+    pub(crate) fn wrong(reason: &str) -> Unread {
+        Unread::Wrong(reason.to_owned())
     }
 }

@@ -76,14 +76,19 @@ impl Properties {
                 return Err(format!("properties: \"{name}\": {NEEDS_TLS}"));
             }
         }
-        let refused = |error: KafkaError| match error {
-            KafkaError::ClientConfig(_, description, name, _) => {
-                format!("properties: \"{name}\": {}", without_values(&description, self))
-            }
-            error => format!("properties: {}", without_values(&error.to_string(), self)),
+        consumer(config).create_native_config().map(drop).map_err(|error| self.told(error))?;
+        producer(config).create_native_config().map(drop).map_err(|error| self.told(error))
+    }
+
+    /// What librdkafka refuses, without the values, which it likes to repeat.
+    pub(crate) fn told(&self, error: KafkaError) -> String {
+        let (name, reason) = match error {
+            KafkaError::ClientConfig(_, description, name, _) => (format!("\"{name}\": "), description),
+            error => (String::new(), error.to_string()),
         };
-        consumer(config).create_native_config().map(drop).map_err(refused)?;
-        producer(config).create_native_config().map(drop).map_err(refused)
+        let hide = |message: String, value: &String| message.replace(value.as_str(), "...");
+        let reason = self.0.values().filter(|value| value.len() > 3).fold(reason, hide);
+        format!("properties: {name}{reason}")
     }
 }
 
@@ -98,12 +103,6 @@ fn needs_tls(name: &str, value: &str) -> bool {
         "sasl.mechanism" | "sasl.mechanisms" => value.starts_with("scram") || value == "oauthbearer",
         _ => name.starts_with("ssl."),
     }
-}
-
-/// librdkafka likes to repeat a value that it does not like.
-fn without_values(message: &str, properties: &Properties) -> String {
-    let hide = |message: String, value: &String| message.replace(value.as_str(), "...");
-    properties.0.values().filter(|value| value.len() > 3).fold(message.to_owned(), hide)
 }
 
 /// What reads the topic.

@@ -65,9 +65,7 @@ impl Rejects {
         }
         let context = Deliveries { log: Log { stream: config.name.clone() }, outcomes: Mutex::default() };
         let producer = properties::producer(config).create_with_context(context);
-        let refused = |error: KafkaError| {
-            Error::FixRequest(format!("stream \"{}\": librdkafka refuses its settings: {error}", config.name))
-        };
+        let refused = |error: KafkaError| Error::FixRequest(config.properties.told(error));
         Ok(Some(Rejects {
             producer: producer.map_err(refused)?,
             topic: config.reject_topic.clone(),
