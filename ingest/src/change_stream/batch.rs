@@ -113,7 +113,7 @@ impl Batches {
             offset = first.offset(),
             why,
             messages,
-            "rejected, with those that follow"
+            "messages are rejected; this is the first"
         );
         rejects.send(rejected, part.stopping).map_err(Halt::Wait)
     }
