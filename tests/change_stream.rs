@@ -22,6 +22,7 @@ use larder_store::{
 };
 
 use crate::support::child::{self, Said, say};
+use crate::support::command::{Ran, run};
 use crate::support::disk::{Call, break_disk};
 use crate::support::kafka::{Kafka, Taken, until};
 use crate::support::node::{TestNode, identified};
@@ -632,4 +633,37 @@ fn a_wrong_stream_is_refused_by_key_value_and_what_is_allowed() {
             assert!(message.contains(part), "{message:?} does not say {part:?}");
         }
     }
+}
+
+#[test]
+fn a_stream_that_no_node_reads_is_moved_in_the_stores_folder() {
+    let extra = stream_toml("lines", &["127.0.0.1:1".to_owned()], "profile", "format = \"json\"");
+    let shop = Shop::without_data(&[DEMO]).with_extra(&extra);
+    let config = shop.config();
+    let store = Store::open(&config.store, &config.views).unwrap();
+    store.move_stream("kafka/lines/lines/3", 5).unwrap();
+    drop(store);
+    let file = shop.path().join("closed.toml").display().to_string();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let toml = std::fs::read_to_string(shop.path().join("larder.toml")).unwrap();
+    std::fs::write(&file, toml.replacen("127.0.0.1:0", &free.to_string(), 1)).unwrap();
+    let moved = |arguments: &[&str]| run(&[&["stream", "move"], arguments, &["--config", &file]].concat());
+    let Ran { code, stdout, stderr } = moved(&["lines", "--partition", "3", "--to", "7"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.starts_with("Partition 3 goes on at 7, from 5, in the store in "), "{stdout}");
+    let all: serde_json::Value =
+        serde_json::from_str(&moved(&["lines", "--all", "--to", "9", "--json"]).stdout).unwrap();
+    assert_eq!(all["partitions"], serde_json::json!([{ "partition": 3, "from": 7, "to": 9 }]));
+    for (arguments, code, says) in [
+        (["lines", "--partition", "3", "--to", "latest"], 1, "no node runs"),
+        (["lies", "--partition", "3", "--to", "7"], 1, "no stream \"lies\"; it has lines"),
+        (["lines", "--partition", "3", "--to", "soon"], 2, "earliest, latest or the offset"),
+    ] {
+        let Ran { code: found, stderr, .. } = moved(&arguments);
+        assert!(found == Some(code) && stderr.contains(says), "{arguments:?}: {found:?}, {stderr}");
+    }
+    let shown: serde_json::Value =
+        serde_json::from_str(&run(&["inspect", "--config", &file, "--json"]).stdout).unwrap();
+    let partition = &shown["streams"][0]["partitions"][0];
+    assert_eq!((&partition["position"], &partition["state"]), (&serde_json::json!(9), &serde_json::json!("closed")));
 }

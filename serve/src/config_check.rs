@@ -11,6 +11,9 @@ use crate::config::{IdentityMode, NodeConfig, ServiceFeature, TenantConfig};
 use crate::cpu_list;
 use crate::rung::Rung;
 
+/// Most streams of a node.
+const MAX_STREAMS: usize = 64;
+
 impl NodeConfig {
     /// Checks every value, and every reference from one section to another.
     pub(crate) fn validate(&self) -> Result<(), String> {
@@ -177,6 +180,12 @@ impl NodeConfig {
 impl NodeConfig {
     fn validate_streams(&self) -> Result<(), String> {
         let mut names = HashSet::new();
+        if self.streams.len() > MAX_STREAMS {
+            let streams = self.streams.len();
+            return Err(format!(
+                "{streams} [[stream]]: each has threads of its own; at most {MAX_STREAMS} are allowed"
+            ));
+        }
         for stream in &self.streams {
             let (name, tenant) = (&stream.name, &stream.tenant);
             unique(&mut names, "stream.name", name)?;
