@@ -10,6 +10,7 @@ mod answer_quality;
 mod backup;
 mod chaos;
 mod command_line;
+mod delta_snapshots;
 mod demo;
 mod erasure;
 mod flight;

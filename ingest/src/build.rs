@@ -7,7 +7,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use arrow::array::RecordBatch;
-use larder_store::{GenerationWriter, MAX_NAMED_SOURCES, Manifest, ManifestSource, ManifestSources, SOURCE_END_BYTES};
+use larder_store::{MAX_NAMED_SOURCES, Manifest, ManifestSource, ManifestSources, SOURCE_END_BYTES};
 
 use crate::Error;
 use crate::budget::Budget;
@@ -15,6 +15,7 @@ use crate::folder::WorkFolder;
 use crate::gather::{Gather, memory_of};
 use crate::location::FoundFile;
 use crate::merge::merge;
+use crate::output::Output;
 use crate::reading::{self, Reading, Sources};
 use crate::rejects::Rejects;
 use crate::request::{self, BuildRequest};
@@ -85,7 +86,7 @@ pub enum Progress {
 /// [`Error::FixSource`] names file, column or row, what was found and what is expected; [`Error::FreeSpace`] says how much is missing.
 pub fn build(request: &BuildRequest<'_>, progress: &mut dyn FnMut(Progress)) -> Result<BuildReport, Error> {
     request.view.validate()?;
-    let files = reading::find(&request.sources)?;
+    let files = reading::find(request)?;
     let fingerprint = request.fingerprint(&files)?;
     if fs::symlink_metadata(&request.out).is_ok() {
         return request::built_before(&request.out, &fingerprint);
@@ -169,7 +170,7 @@ impl Build<'_> {
 
     /// Writes the rows as they are read, by another thread, until one is not in order.
     fn as_they_come(&self, progress: &mut dyn FnMut(Progress)) -> Result<AsTheyCome, Error> {
-        let mut writer = self.writer()?;
+        let mut writer = Output::create(self.request, &self.folder.generation())?;
         let of = self.sources.rows();
         let outcome = thread::scope(|scope| {
             let (read, batches) = sync_channel(AHEAD);
@@ -220,7 +221,7 @@ impl Build<'_> {
             budget: &self.budget,
             folder: self.folder,
             state: self.state,
-            schema: self.request.view.arrow_schema(),
+            schema: self.request.schema(),
             segment_rows: self.state.segment_rows(segment_rows),
             resident,
         };
@@ -232,7 +233,7 @@ impl Build<'_> {
         let kept = rows_read - self.rejects.count();
         progress(Progress::Sorting { rows: kept });
         let runs = gather.open(gather.reduce(runs)?)?;
-        let mut writer = self.writer()?;
+        let mut writer = Output::create(self.request, &self.folder.generation())?;
         let mut written = 0;
         thread::scope(|scope| {
             let (merged, batches) = sync_channel::<RecordBatch>(AHEAD);
@@ -250,14 +251,7 @@ impl Build<'_> {
         self.finish(writer, rows_read, written)
     }
 
-    fn writer(&self) -> Result<GenerationWriter, Error> {
-        let BuildRequest { view, tenant, generation, as_of_ms, limits, .. } = self.request;
-        let dir = self.folder.generation();
-        let writer = GenerationWriter::create(&dir, view, *tenant, *generation, *as_of_ms, limits.writer.clone())?;
-        Ok(writer.place(self.request.placement.clone()).shard(self.request.shard))
-    }
-
-    fn finish(&self, writer: GenerationWriter, rows_read: u64, written: u64) -> Result<BuildReport, Error> {
+    fn finish(&self, writer: Output, rows_read: u64, written: u64) -> Result<BuildReport, Error> {
         self.sources.unchanged()?;
         let (rows_rejected, files) = (self.rejects.count(), self.sources.files.len());
         let of = self.sources.rows();
@@ -270,14 +264,16 @@ impl Build<'_> {
         if written == 0 {
             let shard = self.request.shard;
             let of_shard = if shard.is_whole() { String::new() } else { format!(" of shard {shard}") };
-            let message =
-                format!("{files} files hold no usable row{of_shard}: an empty generation would hide every entity");
+            let message = match self.request.delta {
+                Some(_) => format!("{files} files hold no usable change{of_shard}: nothing is to be published"),
+                None => format!("{files} files hold no usable row{of_shard}: an empty generation would hide every entity"),
+            };
             return Err(Error::FixRequest(message));
         }
         let named = self.sources.files.iter().take(MAX_NAMED_SOURCES).map(describe).collect::<Result<_, _>>()?;
         let bytes = self.sources.files.iter().map(|file| file.found.bytes).fold(0, u64::saturating_add);
         let sources = ManifestSources { files: files as u64, bytes, rows_read, rows_rejected, named };
-        let manifest = writer.built_from(sources).finish()?;
+        let manifest = writer.finish(sources)?;
         let (duplicates, beyond_n) = (manifest.duplicates_dropped, manifest.beyond_n_dropped);
         let already_built = false;
         Ok(BuildReport {

@@ -1,14 +1,16 @@
 //! Larder's ingest: Parquet snapshots in, generations of the feature store out.
 //!
 //! [`build`] reads the files of one view and tenant, here or in an object store, checks every column against the view's declaration, sorts the
-//! rows by entity where they are not sorted, on disk where they do not fit into memory, and hands them to the store's own writer. It opens no
-//! store: the node links the finished folder in with `Store::publish`.
+//! rows by entity where they are not sorted, on disk where they do not fit into memory, and hands them to the store's own writer: of a whole
+//! generation, or of a delta snapshot, rows and deletions since an earlier state. It opens no store: the node takes the finished folder in with
+//! `Store::publish`.
 //! [`ColdRule`] says which entities are placed cold, in a build and when an open store's live generation is divided anew.
 //! [`Location`] is a path of this machine or a URL of an object store, for whoever reads or writes files.
 //! [`Canonical`] makes record batches that come from elsewhere fit a view by the same rules.
 
 mod request;
 mod build;
+mod output;
 mod placement;
 mod reading;
 mod source;
@@ -34,4 +36,4 @@ pub use canonical::{Canonical, entities};
 pub use error::Error;
 pub use location::{FoundFile, Location};
 pub use placement::{ColdRule, place};
-pub use request::{BuildLimits, BuildRequest};
+pub use request::{BuildLimits, BuildRequest, DeltaRequest};

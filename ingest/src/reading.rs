@@ -9,7 +9,8 @@ use crate::Error;
 use crate::location::{FoundFile, Location};
 use crate::own_rows::own_rows;
 use crate::rejects::{Reject, Rejects};
-use crate::source::{Source, SourceFile};
+use crate::request::BuildRequest;
+use crate::source::{Holds, Source, SourceFile};
 
 /// The files of a snapshot in the order in which they are read, each checked against the view.
 pub(crate) struct Sources<'a> {
@@ -22,9 +23,24 @@ pub(crate) struct Sources<'a> {
     starts: Vec<u64>,
 }
 
+/// The files of a build, in the order in which they are read; those of deletions first, as their writer wants it.
+pub(crate) fn find(request: &BuildRequest<'_>) -> Result<Vec<(Holds, FoundFile)>, Error> {
+    let with = |holds, files: Vec<FoundFile>| files.into_iter().map(move |file| (holds, file));
+    let Some(delta) = &request.delta else {
+        return Ok(with(Holds::Rows, find_all(&request.sources)?).collect());
+    };
+    if request.sources.is_empty() && delta.deletions.is_empty() {
+        let message = "a delta snapshot of nothing: name files of rows that have changed, or of deletions".to_owned();
+        return Err(Error::FixRequest(message));
+    }
+    let of = |locations: &[Location]| if locations.is_empty() { Ok(Vec::new()) } else { find_all(locations) };
+    let deletions = with(Holds::Deletions { at_ms: request.as_of_ms }, of(&delta.deletions)?);
+    Ok(deletions.chain(with(Holds::Upserts, of(&request.sources)?)).collect())
+}
+
 /// The Parquet files at the locations: files, and all `*.parquet` files below folders in order of their paths. What begins with a dot or an
 /// underscore is what programs leave there for themselves.
-pub(crate) fn find(locations: &[Location]) -> Result<Vec<FoundFile>, Error> {
+fn find_all(locations: &[Location]) -> Result<Vec<FoundFile>, Error> {
     let mut files = Vec::new();
     for location in locations {
         if let Some(file) = location.find()? {
@@ -59,12 +75,12 @@ fn is_data(relative: &str) -> bool {
 impl<'a> Sources<'a> {
     /// Checks every file against the view before any row is read.
     pub(crate) fn check(
-        files: Vec<FoundFile>,
+        files: Vec<(Holds, FoundFile)>,
         view: &'a ViewConfig,
         shard: Shard,
         block_bytes: u64,
     ) -> Result<Sources<'a>, Error> {
-        let files: Vec<_> = files.into_iter().map(Source::new).collect();
+        let files: Vec<_> = files.into_iter().map(|(holds, found)| Source::new(holds, found)).collect();
         let mut starts = vec![0u64];
         for file in &files {
             let rows = SourceFile::open(file, view, None, block_bytes)?.rows();
@@ -169,7 +185,7 @@ mod tests {
     fn ranges_of_rows_are_found_in_their_files_and_empty_files_stop_nothing() {
         let file = |name: &&str| {
             let location = Location::local(*name);
-            Source::new(FoundFile { location, relative: (*name).to_owned(), bytes: 1, modified_ns: 0, etag: None })
+            Source::new(Holds::Rows, FoundFile { location, relative: (*name).to_owned(), bytes: 1, modified_ns: 0, etag: None })
         };
         let view = ViewConfig {
             name: "v".into(),

@@ -97,6 +97,18 @@ impl Admin for AdminService {
         self.swap(move |engine| engine.store.rollback(tenant, &view).map_err(|error| refused(&error))).await
     }
 
+    async fn drop_generation(
+        &self,
+        request: Request<v1::DropGenerationRequest>,
+    ) -> Result<Response<v1::PublishReply>, Status> {
+        let v1::DropGenerationRequest { tenant, view, generation } = request.into_inner();
+        let (_, tenant) = self.shared.identity.tenant(&tenant)?;
+        let drop = move |engine: &Engine| {
+            engine.store.drop_previous(tenant, &view, generation).map_err(|error| refused(&error))
+        };
+        self.swap(drop).await
+    }
+
     async fn list_generations(
         &self,
         _request: Request<v1::ListGenerationsRequest>,

@@ -245,6 +245,9 @@ impl Store {
     /// generation that was live stays for [`rollback`](Store::rollback), the one before it is dropped after its last reader. Publishing
     /// the live generation again changes nothing and says so.
     ///
+    /// Of a delta snapshot (see [`DeltaWriter`](crate::DeltaWriter)) the changes are applied to the live generation; what comes of it is published as
+    /// the generation of the delta's number. That reads and writes the whole generation, and needs room on the store's disk for it.
+    ///
     /// # Errors
     /// [`Error::RebuildGeneration`] names the file and what is wrong with it, [`Error::ChooseGeneration`] says why this generation may
     /// not follow the live one. In each case what was live still is.
@@ -267,6 +270,16 @@ impl Store {
         let published = publish::rollback(&self.0, tenant, view)?;
         tracing::info!(view = %published.view, tenant = published.tenant.0, generation = published.generation, "rolled back");
         Ok(published)
+    }
+
+    /// Lets go of the generation that is kept for [`rollback`](Store::rollback): its files are deleted after its last reader, and live rows that
+    /// were kept for it alone are pruned.
+    ///
+    /// # Errors
+    /// [`Error::ChooseGeneration`] when `generation` is not the previous one, [`Error::FixRequest`] for an unknown view.
+    pub fn drop_previous(&self, tenant: TenantId, view: &str, generation: u32) -> Result<Published, Error> {
+        let _changing = self.lock();
+        publish::drop_previous(&self.0, tenant, view, generation)
     }
 
     /// Divides the live generation's rows between the warm and the cold tier anew: by age, and by who was asked for. They become a new

@@ -184,6 +184,47 @@ impl Model {
         true
     }
 
+    /// What a delta snapshot makes of the live generation; `None` where it does not follow it, or leaves nothing of it.
+    pub(crate) fn changed(
+        &self,
+        place: Place,
+        number: u32,
+        (since_ms, as_of_ms): (i64, i64),
+        rows: &[Row],
+        deletions: &[Change],
+    ) -> Option<Snapshot> {
+        let view = &self.views[place.0];
+        let live = self.places.get(&place)?.live.as_ref()?;
+        if live.as_of_ms < since_ms || as_of_ms < live.as_of_ms {
+            return None;
+        }
+        let mut changed = Vec::new();
+        let entities = live.rows.iter().chain(rows).map(|row| &row.entity).collect::<BTreeSet<_>>();
+        for entity in entities {
+            let gone = |row: &Row| {
+                deletions.iter().any(|deletion| {
+                    let same = match &deletion.what {
+                        What::DeletionOfAll => true,
+                        What::Deletion(deleted) => *deleted == element(view, row),
+                        What::Row(_) => false,
+                    };
+                    same && deletion.entity == *entity && row.event_time_ms <= deletion.event_time_ms
+                })
+            };
+            let exists = |row: &&Row| self.erased(place, entity).is_none_or(|erased| row.event_time_ms > erased);
+            let mut elements: BTreeMap<String, Row> = BTreeMap::new();
+            for row in live.rows.iter().chain(rows).filter(|row| row.entity == *entity) {
+                let element = element(view, row);
+                if elements.get(&element).is_none_or(|other| row.event_time_ms >= other.event_time_ms) {
+                    elements.insert(element, row.clone());
+                }
+            }
+            let standing = elements.into_values().filter(|row| !gone(row)).collect();
+            changed.extend(newest(view, standing).iter().filter(exists).cloned());
+        }
+        (!changed.is_empty()).then_some(Snapshot { number, as_of_ms, rows: changed })
+    }
+
     pub(crate) fn rollback(&mut self, place: Place) -> bool {
         let known = self.places.entry(place).or_default();
         if known.previous.is_some() {

@@ -153,6 +153,22 @@ impl<'a> Destination<'a> {
         }
     }
 
+    /// Deletes the generation of a view that is kept for rollback.
+    pub(crate) fn drop_previous(&mut self, tenant: &str, view: &str, generation: u32) -> Result<NowLive> {
+        match self {
+            Destination::Node { admin, runtime, .. } => {
+                let request =
+                    v1::DropGenerationRequest { tenant: tenant.to_owned(), view: view.to_owned(), generation };
+                let reply = runtime.block_on(admin.drop_generation(request)).map_err(|status| refusal(&status))?;
+                Ok(reply.into_inner().into())
+            }
+            Destination::Folder { store, config } => {
+                let tenant = tenant_id(config, tenant)?;
+                Ok(now_live(config, store, store.drop_previous(tenant, view, generation)?))
+            }
+        }
+    }
+
     /// Divides the live generation of a view between the tiers anew.
     pub(crate) fn place(&mut self, tenant: &str, view: &str, rule: Option<&ColdRule>) -> Result<NowLive> {
         match self {

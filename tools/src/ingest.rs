@@ -13,6 +13,7 @@ use larder_serve::NodeConfig;
 use larder_store::Shard;
 
 use crate::cold_arguments::ColdArguments;
+use crate::delta_arguments::DeltaArguments;
 use crate::destination::Destination;
 use crate::ingest_load::{Snapshot, build, load, unix_seconds};
 use crate::live::cold;
@@ -28,9 +29,10 @@ pub(crate) enum Command {
   larder ingest build --tenant demo --view orders --shard 0/4 --out built/orders-0 orders.parquet
   larder ingest build --tenant demo --view orders --out built/orders --spill /fast-disk s3://bucket/orders/
   larder ingest build --tenant demo --view orders --out built/orders --max-rejected-rows 100 --rejects bad.jsonl orders/
-  larder ingest build --tenant demo --view orders --cold-after 90d --active data/store/hot-set --out built/orders orders.parquet")]
+  larder ingest build --tenant demo --view orders --cold-after 90d --active data/store/hot-set --out built/orders orders.parquet
+  larder ingest build --tenant demo --view orders --since 2026-11-19T00:00:00Z --out built/today changed.parquet --deletes gone.parquet")]
     Build(Build),
-    /// Make a built generation live; the one before is kept for rollback
+    /// Make a built generation live, or the live one with a delta snapshot's changes; the one before is kept for rollback
     #[command(
         after_help = "The node at the config's listen address is asked to link the folder's files; when none answers, the
 store's folder is opened directly. Either way the files are linked
@@ -54,6 +56,13 @@ Examples:
     #[command(after_help = "Examples:
   larder ingest rollback --tenant demo --view orders")]
     Rollback(Rollback),
+    /// Delete the generation that is kept for rollback, to have its room on the disk
+    #[command(after_help = "Nothing is left then that a rollback could bring back. The live generation cannot be dropped.
+
+Examples:
+  larder ingest list
+  larder ingest drop --tenant demo --view orders --generation 1763596800")]
+    Drop(Drop),
 }
 
 #[derive(Debug, Args)]
@@ -93,8 +102,10 @@ pub(crate) struct Source {
     fresh: bool,
     #[command(flatten)]
     cold: ColdArguments,
+    #[command(flatten)]
+    delta: DeltaArguments,
     /// Parquet files, folders of them at any depth, or URLs of either: s3, gs, az, abfs, http, https, file (credentials: AWS_*, GOOGLE_*, AZURE_*)
-    #[arg(required = true, value_parser = Location::parse)]
+    #[arg(required_unless_present = "deletes", value_parser = Location::parse)]
     parquet: Vec<Location>,
     /// Print the outcome as JSON
     #[arg(long)]
@@ -108,6 +119,7 @@ impl Source {
             tenant: &self.tenant,
             view: &self.view,
             parquet: &self.parquet,
+            delta: self.delta.request(),
             as_of_ms: self.as_of.map(|as_of| as_of.timestamp_millis()),
             limits: BuildLimits {
                 max_rejected_rows: self.max_rejected_rows,
@@ -165,6 +177,25 @@ pub(crate) struct List {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Drop {
+    /// The node's configuration
+    #[arg(long, default_value = "larder.toml")]
+    config: PathBuf,
+    /// Whose rows
+    #[arg(long)]
+    tenant: String,
+    /// Which view
+    #[arg(long)]
+    view: String,
+    /// The generation's number, which `larder ingest list` shows: it must be the previous one
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    generation: u32,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Rollback {
     /// The node's configuration
     #[arg(long, default_value = "larder.toml")]
@@ -187,6 +218,7 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::Load(arguments) => run_load(arguments),
         Command::List(arguments) => run_list(arguments),
         Command::Rollback(arguments) => run_rollback(arguments),
+        Command::Drop(arguments) => run_drop(arguments),
     }
 }
 
@@ -206,17 +238,23 @@ fn run_build(arguments: &Build) -> Result<()> {
         return print_json(&built);
     }
     let out = arguments.out.display();
-    say!(
-        "{} generation {} of {}:{} in {out}: {} entities{}, {} rows.\nNext: larder ingest publish {out} --config {}",
-        if built.already_built { "Already built:" } else { "Built" },
-        built.generation,
-        source.tenant,
-        source.view,
-        count(built.entities),
-        cold(built.cold_entities, built.cold_files),
-        count(built.rows),
-        source.config.display()
-    );
+    let built_it = if built.already_built { "Already built:" } else { "Built" };
+    let Source { tenant, view, config, .. } = source;
+    let (generation, entities) = (built.generation, count(built.entities));
+    let what = match (built.deletions, built.since_ms) {
+        (Some(deletions), Some(since_ms)) => format!(
+            "delta snapshot {generation} of {tenant}:{view} in {out}: {} rows and {} deletions of {entities} entities, since {}",
+            count(built.rows - deletions),
+            count(deletions),
+            moment(since_ms)
+        ),
+        _ => format!(
+            "generation {generation} of {tenant}:{view} in {out}: {entities} entities{}, {} rows",
+            cold(built.cold_entities, built.cold_files),
+            count(built.rows)
+        ),
+    };
+    say!("{built_it} {what}.\nNext: larder ingest publish {out} --config {}", config.display());
     Ok(())
 }
 
@@ -280,5 +318,20 @@ fn run_rollback(arguments: &Rollback) -> Result<()> {
         return print_json(&live);
     }
     say!("{}", live.sentence(&destination));
+    Ok(())
+}
+
+fn run_drop(arguments: &Drop) -> Result<()> {
+    let config = NodeConfig::load(&arguments.config)?;
+    let mut destination = Destination::find(&config)?;
+    let Drop { tenant, view, generation, .. } = arguments;
+    let live = destination.drop_previous(tenant, view, *generation)?;
+    if arguments.json {
+        return print_json(&live);
+    }
+    say!(
+        "Generation {generation} of {tenant}:{view} is dropped from {destination}; generation {} stays live.",
+        live.generation
+    );
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use chrono::Utc;
-use larder_ingest::{BuildLimits, BuildReport, BuildRequest, ColdRule, Location, Progress};
+use larder_ingest::{BuildLimits, BuildReport, BuildRequest, ColdRule, DeltaRequest, Location, Progress};
 use larder_serve::NodeConfig;
 use larder_store::{Placement, Shard};
 use serde::Serialize;
@@ -23,6 +23,8 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) tenant: &'a str,
     pub(crate) view: &'a str,
     pub(crate) parquet: &'a [Location],
+    /// Since when it holds what has changed, Unix milliseconds UTC, and the files of deletions; `None` = it is whole.
+    pub(crate) delta: Option<DeltaRequest>,
     /// The moment that the files show; `None` = the time the build starts.
     pub(crate) as_of_ms: Option<i64>,
     pub(crate) limits: BuildLimits,
@@ -45,6 +47,12 @@ pub(crate) struct Built {
     pub(crate) view: String,
     pub(crate) generation: u32,
     pub(crate) as_of_ms: i64,
+    /// Since when a delta snapshot holds what has changed; absent of a whole generation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) since_ms: Option<i64>,
+    /// Of the rows, deletions; absent of a whole generation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) deletions: Option<u64>,
     pub(crate) rows_read: u64,
     pub(crate) rows_rejected: u64,
     /// "i/n"; "0/1" = all entities.
@@ -87,6 +95,7 @@ pub(crate) fn build(snapshot: &Snapshot<'_>, out: &Path, generation: u32) -> Res
         None => Placement::default(),
     };
     let mut request = BuildRequest::new(view, tenant, snapshot.parquet.to_vec(), out.to_owned(), generation, as_of_ms);
+    request.delta = snapshot.delta.clone();
     request.placement = placement;
     request.limits = snapshot.limits.clone();
     request.spill = snapshot.spill.map(Path::to_owned);
@@ -106,8 +115,10 @@ pub(crate) fn build(snapshot: &Snapshot<'_>, out: &Path, generation: u32) -> Res
         0 => String::new(),
         n => format!(", {} of other shards than {}", count(n), snapshot.shard),
     };
-    let cold_entities = manifest.cold.iter().map(|file| file.entities).sum();
-    let cold_files = manifest.cold.len() as u64;
+    // The files of a delta snapshot are like those of the cold tier, and say nothing of tiers.
+    let cold_parts = if manifest.delta.is_some() { &[][..] } else { &manifest.cold[..] };
+    let cold_entities = cold_parts.iter().map(|file| file.entities).sum();
+    let cold_files = cold_parts.len() as u64;
     if already_built {
         stage.done("already built from the same files, nothing to do");
     } else {
@@ -125,6 +136,8 @@ pub(crate) fn build(snapshot: &Snapshot<'_>, out: &Path, generation: u32) -> Res
         view: snapshot.view.to_owned(),
         generation: manifest.generation,
         as_of_ms: manifest.as_of_ms,
+        since_ms: manifest.delta.map(|delta| delta.since_ms),
+        deletions: manifest.delta.map(|delta| delta.deletions),
         rows_read,
         rows_rejected,
         shard: manifest.shard,

@@ -27,6 +27,7 @@ mod backup;
 mod restore;
 mod backup_set;
 mod cold_arguments;
+mod delta_arguments;
 mod destination;
 mod live;
 
