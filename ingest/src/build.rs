@@ -266,7 +266,9 @@ impl Build<'_> {
             let of_shard = if shard.is_whole() { String::new() } else { format!(" of shard {shard}") };
             let message = match self.request.delta {
                 Some(_) => format!("{files} files hold no usable change{of_shard}: nothing is to be published"),
-                None => format!("{files} files hold no usable row{of_shard}: an empty generation would hide every entity"),
+                None => {
+                    format!("{files} files hold no usable row{of_shard}: an empty generation would hide every entity")
+                }
             };
             return Err(Error::FixRequest(message));
         }

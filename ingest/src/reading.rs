@@ -185,7 +185,10 @@ mod tests {
     fn ranges_of_rows_are_found_in_their_files_and_empty_files_stop_nothing() {
         let file = |name: &&str| {
             let location = Location::local(*name);
-            Source::new(Holds::Rows, FoundFile { location, relative: (*name).to_owned(), bytes: 1, modified_ns: 0, etag: None })
+            Source::new(
+                Holds::Rows,
+                FoundFile { location, relative: (*name).to_owned(), bytes: 1, modified_ns: 0, etag: None },
+            )
         };
         let view = ViewConfig {
             name: "v".into(),

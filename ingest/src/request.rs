@@ -134,8 +134,7 @@ impl<'a> BuildRequest<'a> {
             None => serde_json::to_vec(&whole),
             Some(delta) => serde_json::to_vec(&(delta, whole)),
         };
-        let bytes = bytes
-            .map_err(|error| Error::FixRequest(format!("the request cannot be written down: {error}")))?;
+        let bytes = bytes.map_err(|error| Error::FixRequest(format!("the request cannot be written down: {error}")))?;
         Ok(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&bytes)))
     }
 }

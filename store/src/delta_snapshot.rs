@@ -117,7 +117,8 @@ fn link(dir: &Path, delta: &Manifest, to: &Path) -> Result<Vec<ColdFile>, Error>
         let opened = ColdFile::open(&linked)?;
         if opened.owner() != expected || opened.rows() != file.entities {
             let (owner, rows) = (opened.owner(), opened.rows());
-            let reason = format!("it holds {rows} entities of {owner}, the manifest says {} of {expected}", file.entities);
+            let reason =
+                format!("it holds {rows} entities of {owner}, the manifest says {} of {expected}", file.entities);
             return Err(Error::refused(&from, reason));
         }
         Ok(opened)

@@ -182,7 +182,8 @@ pub(crate) fn drop_previous(inner: &Inner, tenant: TenantId, view: &str, generat
         return refuse("it is live; publish another or roll back, then it can be dropped".to_owned());
     }
     let Some(previous) = pair.previous.filter(|previous| previous.manifest.generation == generation) else {
-        let kept = old.previous.as_ref().map_or("none is kept".to_owned(), |kept| format!("{} is kept", kept.generation));
+        let kept =
+            old.previous.as_ref().map_or("none is kept".to_owned(), |kept| format!("{} is kept", kept.generation));
         return refuse(format!("there is none; {} is live, of those before {kept}", old.live.generation));
     };
     let record = MetaRecord::new(old.live.clone(), None, Some(&old));
@@ -193,7 +194,9 @@ pub(crate) fn drop_previous(inner: &Inner, tenant: TenantId, view: &str, generat
     outlive_readers(&previous);
     drop(previous);
     match prune(inner, view, &generations) {
-        Ok(changes) => tracing::info!(view = %name, generation, changes, "previous generation dropped, live rows pruned"),
+        Ok(changes) => {
+            tracing::info!(view = %name, generation, changes, "previous generation dropped, live rows pruned")
+        }
         // The generation is gone all the same; what is left goes with the next publish.
         Err(error) => tracing::warn!(view = %name, %error, "live rows not pruned"),
     }

@@ -10,8 +10,8 @@ use arrow::array::{
     ListBuilder, RecordBatch, StringArray, TimestampMillisecondArray,
 };
 use larder_store::{
-    DeltaWriter, EntityRef, Error, FeatureConfig, FeatureRef, FeatureType, GenerationWriter, Manifest, Plan, Published, Store,
-    StoreConfig, TenantId, ViewConfig, ViewKind, Write, WriteKind, WriterLimits, Written,
+    DeltaWriter, EntityRef, Error, FeatureConfig, FeatureRef, FeatureType, GenerationWriter, Manifest, Plan, Published,
+    Store, StoreConfig, TenantId, ViewConfig, ViewKind, Write, WriteKind, WriterLimits, Written,
 };
 
 /// One value of a feature.

@@ -57,11 +57,13 @@ Examples:
   larder ingest rollback --tenant demo --view orders")]
     Rollback(Rollback),
     /// Delete the generation that is kept for rollback, to have its room on the disk
-    #[command(after_help = "Nothing is left then that a rollback could bring back. The live generation cannot be dropped.
+    #[command(
+        after_help = "Nothing is left then that a rollback could bring back. The live generation cannot be dropped.
 
 Examples:
   larder ingest list
-  larder ingest drop --tenant demo --view orders --generation 1763596800")]
+  larder ingest drop --tenant demo --view orders --generation 1763596800"
+    )]
     Drop(Drop),
 }
 

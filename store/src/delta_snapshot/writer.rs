@@ -58,8 +58,9 @@ impl DeltaWriter {
         view.validate()?;
         limits.validate()?;
         if since_ms > as_of_ms {
-            let message =
-                format!("a delta snapshot since {since_ms} that shows the state of {as_of_ms}: that is before it begins");
+            let message = format!(
+                "a delta snapshot since {since_ms} that shows the state of {as_of_ms}: that is before it begins"
+            );
             return Err(Error::FixInput(message));
         }
         begin_folder(dir, generation)?;
@@ -184,7 +185,11 @@ impl DeltaWriter {
             return Err(wrong_row(row, &self.entity, &reason));
         }
         if bytes.is_none() && self.gathered.has_rows() {
-            return Err(wrong_row(row, &self.entity, "a deletion after a row of the same entity, deletions come first"));
+            return Err(wrong_row(
+                row,
+                &self.entity,
+                "a deletion after a row of the same entity, deletions come first",
+            ));
         }
         self.element.clear();
         let named = elements.is_none_or(|elements| elements.push(row, &mut self.element).is_some());
