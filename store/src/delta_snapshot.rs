@@ -14,7 +14,7 @@ mod writer;
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::cold::file::ColdFile;
 use crate::cold::scan::ColdRow;
@@ -107,34 +107,39 @@ fn cannot_follow(live: &Manifest, delta: &Manifest, of: &DeltaOf) -> Option<Stri
     None
 }
 
+/// A file of a delta, open where it is linked to, and its path where it came from, which is what people know.
+struct Part {
+    file: ColdFile,
+    from: PathBuf,
+}
+
 /// Links the files of a delta to where they are read, each checked.
-fn link(dir: &Path, delta: &Manifest, to: &Path) -> Result<Vec<ColdFile>, Error> {
+fn link(dir: &Path, delta: &Manifest, to: &Path) -> Result<Vec<Part>, Error> {
     files::create_dir(to)?;
     let expected = owner(delta.id());
     let link = |file: &ManifestFile| {
         let (from, linked) = (dir.join(&file.name), to.join(&file.name));
         files::link_checked(&from, &linked, file)?;
         let opened = ColdFile::open(&linked)?;
-        if opened.owner() != expected || opened.rows() != file.entities {
-            let (owner, rows) = (opened.owner(), opened.rows());
-            let reason =
-                format!("it holds {rows} entities of {owner}, the manifest says {} of {expected}", file.entities);
+        let (owner, rows, entities) = (opened.owner(), opened.rows(), file.entities);
+        if owner != expected || rows != entities {
+            let reason = format!("it holds {rows} entities of {owner}, the manifest says {entities} of {expected}");
             return Err(Error::refused(&from, reason));
         }
-        Ok(opened)
+        Ok(Part { file: opened, from })
     };
     delta.cold.iter().map(link).collect()
 }
 
 /// Writes the live generation's rows, as the changes leave them, as a generation into `dir`.
-fn apply(inner: &Inner, delta: &Manifest, changes: &[ColdFile], live: &Generation, dir: &Path) -> Result<(), Error> {
+fn apply(inner: &Inner, delta: &Manifest, parts: &[Part], live: &Generation, dir: &Path) -> Result<(), Error> {
     let writer = GenerationWriter::changed(dir, &live.manifest, delta, WriterLimits::default())?;
     let config = live.manifest.view_config();
     let view = find_view(&inner.views, &delta.view)?;
     let baseline = Baseline::new(view, Some(live), None).without_time();
     let mut applying = Applying { inner, live, config, baseline, writer, last: String::new(), done: Done::default() };
     let mut base = entries(inner, live)?.peekable();
-    let mut changes = changes.iter().flat_map(|file| file.scan().map(move |row| (file, row))).peekable();
+    let mut changes = parts.iter().flat_map(|part| part.file.scan().map(move |row| (part, row))).peekable();
     loop {
         // What cannot be read is taken first, and ends it.
         let order = match (base.peek(), changes.peek()) {
@@ -145,7 +150,7 @@ fn apply(inner: &Inner, delta: &Manifest, changes: &[ColdFile], live: &Generatio
         };
         let entry = if order.is_le() { base.next().transpose()? } else { None };
         match if order.is_ge() { changes.next() } else { None } {
-            Some((file, change)) => applying.change(entry, &change?, file)?,
+            Some((part, change)) => applying.change(entry, &change?, &part.from)?,
             None => applying.keep(entry)?,
         }
     }
@@ -190,9 +195,9 @@ impl Applying<'_> {
     }
 
     /// Writes what a change makes of an entity.
-    fn change(&mut self, entry: Option<Entry>, change: &ColdRow, file: &ColdFile) -> Result<(), Error> {
+    fn change(&mut self, entry: Option<Entry>, change: &ColdRow, from: &Path) -> Result<(), Error> {
         let ColdRow { entity, value, .. } = change;
-        let wrong = |reason: &str| Error::refused(file.path(), format!("entity {entity:?}: {reason}"));
+        let wrong = |reason: &str| Error::refused(from, format!("entity {entity:?}: {reason}"));
         if *entity <= self.last {
             return Err(wrong("entities do not ascend"));
         }
