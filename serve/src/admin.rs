@@ -324,6 +324,7 @@ impl Admin for AdminService {
             store_path: text(&made.store)?,
             cold_path: made.cold.as_deref().map(text).transpose()?.unwrap_or_default(),
             store_name: made.store_name,
+            former_names: made.former_names,
         }))
     }
 
