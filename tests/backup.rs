@@ -121,6 +121,12 @@ async fn a_node_is_backed_up_lost_and_restored_elsewhere() {
     let after = answer(&node).await;
     assert_eq!((after.answer, after.intent), (before.answer, before.intent));
     assert_eq!(after.views[0].generation, before.views[0].generation);
+
+    // The lost one may come back, so the restored one is another store and keeps its hands off the lost one's backups.
+    let refused = moving.refusal(&["backup", &moving.backups, "--config", &moving.elsewhere]);
+    assert!(refused.contains("of another store, the one that this store was restored from"), "{refused}");
+    let own = moving.shop.path().join("own-backups").display().to_string();
+    moving.json(&["backup", &own, "--config", &moving.elsewhere]);
     node.node.drain().await.unwrap();
 }
 
@@ -141,6 +147,17 @@ fn backups_of_a_closed_store_are_kept_checked_and_refused_when_damaged() {
     let description = fs::read(&described).unwrap();
     fs::remove_file(&described).unwrap();
     assert_eq!(moving.restore(&["--check"])["backup"], made[1], "the one before is the newest");
+    // One whose description is damaged is named and passed over.
+    fs::write(&described, &description[..description.len() / 2]).unwrap();
+    assert_eq!(moving.restore(&["--check"])["backup"], made[1]);
+    let listed = moving.json(&["restore", &moving.backups, "--list"]);
+    assert_eq!(listed[1]["backup"], made[2], "{listed}");
+    assert!(listed[1]["damaged"].as_str().unwrap().contains("not a description of a backup"), "{listed}");
+    let asked = ["restore", &*moving.backups, "--config", &*moving.elsewhere, "--backup", made[2].as_str().unwrap()];
+    assert!(moving.refusal(&asked).contains("is damaged; take another backup"));
+    let fourth = moving.backup(&["--keep", "1"]);
+    assert_eq!((&fourth["unreadable_backups"], &fourth["deleted_backups"]), (&1.into(), &1.into()), "{fourth}");
+    fs::remove_file(described.with_file_name(format!("{}.json", fourth["backup"].as_str().unwrap()))).unwrap();
     fs::write(&described, description).unwrap();
 
     // The largest file is one of rows, which both backups share.

@@ -31,9 +31,9 @@ mod location;
 mod remote;
 mod error;
 
-pub use build::{BuildReport, Progress, build};
+pub use build::{BuildReport, Progress, build, discard};
 pub use canonical::{Canonical, entities};
 pub use error::Error;
-pub use location::{FoundFile, Location};
+pub use location::{FoundFile, Location, without_secrets};
 pub use placement::{ColdRule, place};
 pub use request::{BuildLimits, BuildRequest, DeltaRequest};

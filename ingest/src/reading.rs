@@ -21,6 +21,8 @@ pub(crate) struct Sources<'a> {
     block_bytes: u64,
     /// The number of each file's first row among all rows, and behind them that of all rows.
     starts: Vec<u64>,
+    /// Bytes of each file's wanted columns, before their pages were compressed.
+    bytes: Vec<u64>,
 }
 
 /// The files of a build, in the order in which they are read; those of deletions first, as their writer wants it.
@@ -82,11 +84,27 @@ impl<'a> Sources<'a> {
     ) -> Result<Sources<'a>, Error> {
         let files: Vec<_> = files.into_iter().map(|(holds, found)| Source::new(holds, found)).collect();
         let mut starts = vec![0u64];
+        let mut bytes = Vec::with_capacity(files.len());
         for file in &files {
-            let rows = SourceFile::open(file, view, None, block_bytes)?.rows();
-            starts.push(starts[starts.len() - 1].saturating_add(rows));
+            let opened = SourceFile::open(file, view, None, block_bytes)?;
+            starts.push(starts[starts.len() - 1].saturating_add(opened.rows()));
+            bytes.push(opened.bytes());
         }
-        Ok(Sources { files, view, shard, block_bytes, starts })
+        Ok(Sources { files, view, shard, block_bytes, starts, bytes })
+    }
+
+    /// The memory that all rows will take when the first `rows` of them took `taken` bytes. The rest may be wider: how much is taken from what the
+    /// files say of themselves.
+    pub(crate) fn expected_memory(&self, rows: u64, taken: u64) -> u64 {
+        let begun = self.starts.partition_point(|start| *start < rows).clamp(1, self.files.len());
+        let sum = |bytes: &[u64]| bytes.iter().map(|bytes| u128::from(*bytes)).sum::<u128>();
+        let (said, all) = (sum(&self.bytes[..begun]), sum(&self.bytes));
+        let of_begun = u128::from(taken) * u128::from(self.starts[begun]) / u128::from(rows.max(1));
+        let expected = match said {
+            0 => of_begun.saturating_mul(u128::from(self.rows())) / u128::from(self.starts[begun].max(1)),
+            said => of_begun.saturating_mul(all) / said,
+        };
+        u64::try_from(expected).unwrap_or(u64::MAX)
     }
 
     /// Looks whether the local files are still those that were found: rows of two states of a file make no snapshot.
@@ -202,8 +220,8 @@ mod tests {
             features: Vec::new(),
         };
         let files = ["none", "ten", "none", "five", "none"].iter().map(file).collect();
-        let sources =
-            Sources { files, view: &view, shard: Shard::default(), block_bytes: 1, starts: vec![0, 0, 10, 10, 15, 15] };
+        let (starts, bytes) = (vec![0, 0, 10, 10, 15, 15], vec![0, 1_000, 0, 2_000, 0]);
+        let mut sources = Sources { files, view: &view, shard: Shard::default(), block_bytes: 1, starts, bytes };
         let parts = |range: Range<u64>| -> Vec<(String, Range<u64>)> {
             let parts = sources.parts(&range).into_iter();
             parts.map(|(file, rows)| (file.found.relative.clone(), rows)).collect()
@@ -215,6 +233,12 @@ mod tests {
         assert_eq!(parts(10..15), [(five.clone(), 0..5)]);
         assert_eq!(parts(14..15), [(five, 4..5)]);
         assert_eq!(sources.rows(), 15);
+
+        // Rows of 30 bytes in a file that says 100: those of the other file say 400 and will take 120.
+        assert_eq!(sources.expected_memory(5, 150), 10 * 30 + 5 * 120);
+        assert_eq!(sources.expected_memory(15, 900), 900, "all of them were seen");
+        sources.bytes.fill(0);
+        assert_eq!(sources.expected_memory(5, 150), 15 * 30, "the files say nothing");
     }
 
     #[test]

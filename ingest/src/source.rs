@@ -95,8 +95,9 @@ pub(crate) struct SourceFile<'a> {
     reader: ParquetRecordBatchReader,
     /// The canonical schema: the view's, or that of its changes.
     schema: SchemaRef,
-    /// The number of rows that the file says it holds.
+    /// The number of rows that the file says it holds, and the bytes of the wanted columns before their pages were compressed.
     rows: u64,
+    bytes: u64,
     columns: Vec<ColumnFrom>,
     /// The number of the first row to read.
     first_row: u64,
@@ -202,7 +203,9 @@ impl<'a> SourceFile<'a> {
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots.iter().copied());
         let groups = builder.metadata().row_groups();
         let rows = groups.iter().map(group_rows).fold(0, u64::saturating_add);
-        let largest = groups.iter().map(|group| bytes_per_row(group, &mask)).max().unwrap_or(0);
+        let bytes = groups.iter().map(|group| group_bytes(group, &mask)).fold(0, u64::saturating_add);
+        let largest =
+            groups.iter().map(|group| group_bytes(group, &mask) / group_rows(group).max(1)).max().unwrap_or(0);
         let batch_rows = (BATCH_BYTES / largest.max(1)).clamp(1, BATCH_ROWS as u64) as usize;
         let first_row = range.as_ref().map_or(0, |range| range.start);
         let mut builder = builder.with_projection(mask).with_batch_size(batch_rows);
@@ -220,6 +223,7 @@ impl<'a> SourceFile<'a> {
             reader,
             schema: source.holds.schema(view),
             rows,
+            bytes,
             columns,
             first_row,
             rows_read: 0,
@@ -230,6 +234,11 @@ impl<'a> SourceFile<'a> {
     /// Rows in the file, by its own account.
     pub(crate) fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// Bytes of the wanted columns before their pages were compressed, by its own account.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Rows read so far, rejected ones included.
@@ -346,11 +355,11 @@ fn group_rows(group: &RowGroupMetaData) -> u64 {
     u64::try_from(group.num_rows()).unwrap_or(0)
 }
 
-/// Bytes that a row of the wanted columns takes, before its pages were compressed.
-fn bytes_per_row(group: &RowGroupMetaData, wanted: &ProjectionMask) -> u64 {
+/// Bytes of a row group's wanted columns, before their pages were compressed.
+fn group_bytes(group: &RowGroupMetaData, wanted: &ProjectionMask) -> u64 {
     let columns = group.columns().iter().enumerate().filter(|(leaf, _)| wanted.leaf_included(*leaf));
     let bytes = columns.map(|(_, column)| u64::try_from(column.uncompressed_size()).unwrap_or(0));
-    bytes.fold(0, u64::saturating_add) / group_rows(group).max(1)
+    bytes.fold(0, u64::saturating_add)
 }
 
 /// The row groups that hold a range of rows, and how many rows of the first come before it.

@@ -20,8 +20,8 @@ use crate::view::TenantId;
 use crate::warm::Warm;
 
 pub(crate) use filter::LiveFilter;
-pub(crate) use write::write;
 pub use write::{MAX_AHEAD_MS, MAX_WRITE_BYTES, MAX_WRITE_ROWS, Write, WriteKind, Written};
+pub(crate) use write::{check, write};
 
 /// The state of the live family that is kept in RAM.
 pub(crate) struct Live {

@@ -248,8 +248,8 @@ pub(crate) fn check_succession(old: &MetaRecord, new: &Manifest) -> Result<(), E
         Err(Error::ChooseGeneration(format!("generation {number} of view {view}, tenant {tenant}: {reason}")))
     };
     if number == old.live.generation {
-        let reason = "it is live with other content; builds that start in the same second take the same number: \
-                      build again into a new folder, or name a greater number with --generation";
+        let reason = "it is live with other content; builds on two machines that start in the same second take the same \
+                      number: build again into a new folder, or name a greater number with --generation";
         return refuse(reason.to_string());
     }
     if old.previous.as_ref().is_some_and(|previous| previous.generation == number) {

@@ -59,6 +59,8 @@ pub(crate) struct Inner {
     pub(crate) cold_folder: ColdFolder,
     /// See [`meta::name`].
     pub(crate) name: String,
+    /// The names of the stores that it was restored from.
+    pub(crate) former_names: Vec<String>,
     pub(crate) readers: Readers,
     pub(crate) cold: ColdTier,
     pub(crate) cold_budget: Duration,
@@ -92,6 +94,7 @@ impl Store {
         let records = Records::read(&warm)?;
         let name = meta::name(&warm, &records)?;
         let cold_folder = ColdFolder::open(&config.cold_path, &name)?;
+        restoring::clear(&cold_folder)?;
         meta::recover_shard(config.shard, &records.generations)?;
         checkpoint::clear(warm.path(), &cold_folder)?;
         let generations = meta::recover(&warm, &cold_folder, &views, records.generations)?;
@@ -116,6 +119,7 @@ impl Store {
             hot,
             cold_folder,
             name,
+            former_names: records.former_names,
             readers: Readers::start(config.read_threads).map_err(std::io::Error::other).map_err(thread)?,
             cold,
             cold_budget: Duration::from_millis(config.cold_budget_ms),
@@ -200,6 +204,15 @@ impl Store {
     /// Those of [`write`](Store::write).
     pub fn write_each(&self, writes: &[Write<'_>], now_ms: i64) -> Result<Vec<Written>, Error> {
         live::write(&self.0, writes, None, now_ms)
+    }
+
+    /// Whether [`write`](Store::write) would take this. Nothing is written: it tells which of several callers' writes is at fault when all of them
+    /// together were refused.
+    ///
+    /// # Errors
+    /// Those of `write` that are about the rows.
+    pub fn check(&self, writes: &[Write<'_>], now_ms: i64) -> Result<(), Error> {
+        live::check(&self.0, writes, now_ms)
     }
 
     /// [`write`](Store::write) of what a part of a stream of changes brought, with the stream's new position in the same step: after a crash

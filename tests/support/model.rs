@@ -82,6 +82,17 @@ fn newest(view: &ViewConfig, mut rows: Vec<Row>) -> Vec<Row> {
     rows
 }
 
+impl Change {
+    /// The element that is changed; none where all are deleted.
+    pub(crate) fn element(&self, view: &ViewConfig) -> Option<String> {
+        match &self.what {
+            What::Row(row) => Some(element(view, row)),
+            What::Deletion(element) => Some(element.clone()),
+            What::DeletionOfAll => None,
+        }
+    }
+}
+
 /// What stands of an entity's changes: until when everything is deleted, and of each element the change with the greatest event time, of
 /// equal times the last written.
 fn standing(view: &ViewConfig, changes: &[Change], entity: &str) -> (Option<i64>, BTreeMap<String, Change>) {
@@ -89,16 +100,20 @@ fn standing(view: &ViewConfig, changes: &[Change], entity: &str) -> (Option<i64>
     let all = of_entity().filter(|change| change.what == What::DeletionOfAll).map(|change| change.event_time_ms).max();
     let mut standing: BTreeMap<String, Change> = BTreeMap::new();
     for change in of_entity().filter(|change| all.is_none_or(|all| change.event_time_ms > all)) {
-        let element = match &change.what {
-            What::Row(row) => element(view, row),
-            What::Deletion(element) => element.clone(),
-            What::DeletionOfAll => continue,
-        };
+        let Some(element) = change.element(view) else { continue };
         if standing.get(&element).is_none_or(|other| change.event_time_ms >= other.event_time_ms) {
             standing.insert(element, change.clone());
         }
     }
     (all, standing)
+}
+
+/// Whether a change of that time counts against a snapshot, or none, and its row of the element.
+fn counts(snapshot: Option<&Snapshot>, row: Option<&Row>, time: i64) -> bool {
+    match row {
+        Some(row) if time != row.event_time_ms => time > row.event_time_ms,
+        _ => snapshot.is_none_or(|snapshot| time > snapshot.as_of_ms),
+    }
 }
 
 /// The rows that stand of an entity, against a snapshot or none; erased ones are as if they had never been.
@@ -115,16 +130,11 @@ fn stand(
         snapshot.iter().flat_map(|s| &s.rows).filter(of_entity).map(|row| (element(view, row), row.clone())).collect();
     let changes: Vec<_> = changes.iter().filter(|change| exists(change.event_time_ms)).cloned().collect();
     let (all_deleted, live) = standing(view, &changes, entity);
-    let after_snapshot = |time: i64| snapshot.is_none_or(|snapshot| time > snapshot.as_of_ms);
 
     let mut rows = Vec::new();
     for element in published.keys().chain(live.keys()).collect::<BTreeSet<_>>() {
         let (row, change) = (published.get(element), live.get(element));
-        let counts = change.filter(|change| match row {
-            None => after_snapshot(change.event_time_ms),
-            Some(row) if change.event_time_ms == row.event_time_ms => after_snapshot(change.event_time_ms),
-            Some(row) => change.event_time_ms > row.event_time_ms,
-        });
+        let counts = change.filter(|change| counts(snapshot, row, change.event_time_ms));
         match (counts, row) {
             (Some(Change { what: What::Row(row), .. }), _) => rows.push(row.clone()),
             (Some(_), _) => {}
@@ -242,6 +252,22 @@ impl Model {
         known.changes.push(change.clone());
         known.unpruned.push(change);
         true
+    }
+
+    /// Whether the change would change nothing, because of something newer that is there.
+    pub(crate) fn is_late(&self, place: Place, change: &Change) -> bool {
+        let (view, time) = (&self.views[place.0], change.event_time_ms);
+        let Some(known) = self.places.get(&place) else { return false };
+        let (all, standing) = standing(view, &known.changes, &change.entity);
+        let Some(name) = change.element(view) else { return all.is_some_and(|all| all > time) };
+        let erased = self.erased(place, &change.entity);
+        let published = known.live.iter().flat_map(|snapshot| &snapshot.rows).find(|row| {
+            let exists = erased.is_none_or(|erased| row.event_time_ms > erased);
+            exists && row.entity == change.entity && element(view, row) == name
+        });
+        standing.get(&name).is_some_and(|other| other.event_time_ms > time)
+            || all.is_some_and(|all| all >= time)
+            || !counts(known.live.as_ref(), published, time)
     }
 
     pub(crate) fn erase(&mut self, tenant: u32, entity: &str, now_ms: i64) {

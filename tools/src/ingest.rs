@@ -15,7 +15,8 @@ use larder_store::Shard;
 use crate::cold_arguments::ColdArguments;
 use crate::delta_arguments::DeltaArguments;
 use crate::destination::Destination;
-use crate::ingest_load::{Snapshot, build, load, unix_seconds};
+use crate::generation_number;
+use crate::ingest_load::{Snapshot, build, load};
 use crate::live::cold;
 use crate::output::{moment, print_json, say, table};
 use crate::progress::{bytes, count};
@@ -143,7 +144,7 @@ pub(crate) struct Build {
     /// Folder to make for the generation; one that was built by the same command from the same files is left as it is
     #[arg(long)]
     out: PathBuf,
-    /// The generation's number, greater than that of any published before [default: the time in Unix seconds]
+    /// The generation's number, greater than that of any published before [default: the time in Unix seconds, or the next number that none was built with here]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     generation: Option<u32>,
     #[command(flatten)]
@@ -228,7 +229,8 @@ fn run_build(arguments: &Build) -> Result<()> {
     let source = &arguments.source;
     let config = NodeConfig::load(&source.config)?;
     let rule = source.cold.rule();
-    let generation = arguments.generation.map_or_else(unix_seconds, Ok)?;
+    let drawn = || generation_number::draw(&config, &source.tenant, &source.view, 0);
+    let generation = arguments.generation.map_or_else(drawn, Ok)?;
     let built = build(&source.snapshot(&config, rule.as_ref()), &arguments.out, generation)?;
     if let Some(wanted) = arguments.generation.filter(|wanted| *wanted != built.generation) {
         let (out, found) = (arguments.out.display(), built.generation);

@@ -13,6 +13,7 @@ use larder_store::{Placement, Shard};
 use serde::Serialize;
 
 use crate::destination::{Destination, tenant_id};
+use crate::generation_number;
 use crate::live::{NowLive, cold};
 use crate::progress::{Stage, Unit, count};
 
@@ -69,7 +70,8 @@ pub(crate) struct Built {
 
 /// Builds a generation beside the store and publishes it.
 pub(crate) fn load(snapshot: &Snapshot<'_>, destination: &mut Destination<'_>) -> Result<NowLive> {
-    let generation = destination.next_generation(snapshot.tenant, snapshot.view, unix_seconds()?)?;
+    let in_use = destination.newest_generation(snapshot.tenant, snapshot.view)?;
+    let generation = generation_number::draw(snapshot.config, snapshot.tenant, snapshot.view, in_use)?;
     let workspace = Workspace::new(&snapshot.config.store.path, snapshot, generation)?;
     build(snapshot, &workspace.folder, generation)?;
     let stage = Stage::start(format!("publish {}", snapshot.view), Unit::Items);
@@ -159,6 +161,7 @@ fn show(stage: &Stage, progress: Progress) {
         Progress::Remains { rows: None } => {
             stage.note("starting anew: what an earlier build left is of other files or settings, or not wanted");
         }
+        Progress::Damaged => stage.note("sorting all rows again: what the killed build had sorted is damaged"),
         Progress::Reading { rows, of } => {
             stage.rename("read and sort");
             stage.set(rows, of);
@@ -193,7 +196,9 @@ impl Workspace {
         parent.push(".loading");
         let parent = PathBuf::from(parent);
         std::fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
-        let folder = parent.join(format!("{}-{}-{generation}", snapshot.tenant, snapshot.view));
+        let name = format!("{}-{}-", snapshot.tenant, snapshot.view);
+        remove_remains(&parent, &name);
+        let folder = parent.join(format!("{name}{generation}"));
         Ok(Workspace { parent, folder })
     }
 }
@@ -203,19 +208,28 @@ impl Drop for Workspace {
         // Published files are linked into the store; this folder is of no more use, whatever became of the load. The parent goes when empty.
         let _ = std::fs::remove_dir_all(&self.folder);
         // Nor what a build left that could not be finished: the next load has another number and would not go on with it.
-        if let Some(name) = self.folder.file_name() {
-            let _ = std::fs::remove_dir_all(self.parent.join(format!(".{}.building", name.to_string_lossy())));
-        }
+        let _ = larder_ingest::discard(&self.folder);
         let _ = std::fs::remove_dir(&self.parent);
+    }
+}
+
+/// Removes what killed loads of the same view have left beside the store, generations and what they had sorted, wherever that is.
+fn remove_remains(parent: &Path, name: &str) {
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let found = entry.file_name().to_string_lossy().into_owned();
+        let built = found.strip_prefix('.').and_then(|rest| rest.strip_suffix(".building")).unwrap_or(&found);
+        let is_number = |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit());
+        if !built.strip_prefix(name).is_some_and(is_number) {
+            continue;
+        }
+        let out = parent.join(built);
+        if let Err(error) = larder_ingest::discard(&out) {
+            eprintln!("what a killed load has left stays: {error}");
+        }
     }
 }
 
 fn names<'a>(names: impl Iterator<Item = &'a String>) -> String {
     let names: Vec<&str> = names.map(String::as_str).collect();
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-}
-
-/// A generation's number, before it is compared with those in use.
-pub(crate) fn unix_seconds() -> Result<u32> {
-    u32::try_from(Utc::now().timestamp()).context("the clock of this machine is set outside 1970 to 2106")
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use arrow_flight::FlightData;
@@ -20,7 +20,7 @@ use crate::error::Refusal;
 
 /// Most columns of a schema: those of a view with keys, and as many that nobody asked for.
 const MAX_COLUMNS: usize = 2 * MAX_FEATURES;
-/// Most bytes of dictionaries in one stream, replaced ones included.
+/// Most bytes of dictionaries in one stream, replaced ones included, and grown ones once for each time they grew.
 const MAX_DICTIONARY_BYTES: usize = 64 << 20;
 
 /// What a stream has said so far.
@@ -89,7 +89,9 @@ impl Decoder {
         if batch.data().is_some_and(|data| data.compression().is_some()) {
             return Err(compressed());
         }
-        self.dictionary_bytes += data.data_body.len();
+        // A part that is added to a dictionary makes a new one of both, and batches that wait keep the old one.
+        let before = self.dictionaries.get(&batch.id()).filter(|_| batch.isDelta());
+        self.dictionary_bytes += data.data_body.len() + before.map_or(0, |dictionary| bytes_of(dictionary));
         if self.dictionary_bytes > MAX_DICTIONARY_BYTES {
             let message = format!("dictionaries of more than {MAX_DICTIONARY_BYTES} bytes in one stream; open another");
             return Err(wrong(message));
@@ -121,6 +123,11 @@ impl EncodedBatch {
     }
 }
 
+/// Bytes of an array's values; buffers that it shares with others count by its part of them.
+fn bytes_of(array: &ArrayRef) -> usize {
+    array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size())
+}
+
 fn message(header: &[u8]) -> Result<Message<'_>, Refusal> {
     root_as_message(header).map_err(|error| wrong(format!("a header cannot be read: {error}")))
 }
@@ -150,9 +157,10 @@ fn wrong(what: impl std::fmt::Display) -> Refusal {
 mod tests {
     use std::sync::OnceLock;
 
-    use arrow::array::{Array, AsArray, StringArray, StringDictionaryBuilder};
-    use arrow::datatypes::Int32Type;
+    use arrow::array::{AsArray, StringArray, StringDictionaryBuilder};
+    use arrow::datatypes::{Field, Int32Type, Schema};
     use arrow_flight::encode::{DictionaryHandling, FlightDataEncoderBuilder};
+    use arrow_ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
     use proptest::prelude::*;
     use tokio_stream::StreamExt;
 
@@ -208,6 +216,35 @@ mod tests {
         }
         let Received::Batch(encoded) = decoder.take(batch).unwrap() else { panic!("it is a batch") };
         assert!(encoded.decode(2).unwrap_err().to_string().contains("3 rows; a batch has at most 2"));
+    }
+
+    #[test]
+    fn a_dictionary_that_grows_counts_whole_each_time() {
+        let options = IpcWriteOptions::default().with_dictionary_handling(arrow_ipc::writer::DictionaryHandling::Delta);
+        let (mut values, mut grown) = (StringDictionaryBuilder::<Int32Type>::new(), 0);
+        values.append_value("x".repeat(MAX_DICTIONARY_BYTES / 8));
+        let schema = Schema::new(vec![Field::new("text", values.finish_preserve_values().data_type().clone(), true)]);
+        let mut tracker = DictionaryTracker::new(false);
+        let generator = IpcDataGenerator::default();
+        let described = generator.schema_to_bytes_with_dictionary_tracker(&schema, &mut tracker, &options);
+        let mut decoder = Decoder::default();
+        decoder.take(described.into()).unwrap();
+        let refused = loop {
+            // A small part for a large dictionary.
+            values.append_value(format!("value {grown}"));
+            let column: ArrayRef = Arc::new(values.finish_preserve_values());
+            let batch = RecordBatch::try_new(Arc::new(schema.clone()), vec![column]).unwrap();
+            let mut context = Default::default();
+            let (parts, _) = generator.encode(&batch, &mut tracker, &options, &mut context).unwrap();
+            let sent: usize = parts.iter().map(|part| part.arrow_data.len()).sum();
+            assert!(grown == 0 || sent < 1 << 10, "{sent} bytes are a part and not the whole");
+            match parts.into_iter().try_for_each(|part| decoder.take(part.into()).map(drop)) {
+                Ok(()) => grown += 1,
+                Err(refusal) => break refusal,
+            }
+        };
+        assert!(refused.to_string().contains("dictionaries of more than"), "{refused}");
+        assert_eq!(grown, 7, "the first whole, and then six times what it had become");
     }
 
     proptest! {
