@@ -4,17 +4,19 @@
 //! not at all; where one caller's batch is at fault, each is written by itself, so that nobody pays for another's mistake.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use larder_store::{Error, Store, TenantId, Write, Written};
+use larder_store::{Error, TenantId, Write, Written};
 use tokio::sync::oneshot;
 
 use crate::engine::Engine;
 use crate::error::Refusal;
 use crate::metrics;
 use crate::pipeline::now_ms;
+use crate::rows::probe::Probe;
 use crate::rows::{Batch, Prepare, Room};
 
 /// Batches, and about how many rows, that share a write.
@@ -48,30 +50,84 @@ struct Ready {
     reply: oneshot::Sender<Result<Written, Refusal>>,
 }
 
-/// Until it is closed, or nobody can tell it anything any more.
-pub(super) fn run(engine: &Engine, commands: &Receiver<Command>, waiting: &AtomicUsize) {
-    engine.cores.ingest.pin();
-    while let Ok(first) = commands.recv() {
-        let (mut group, mut taken, mut rows, mut closing) = (Vec::new(), 0, 0, false);
-        let mut next = Some(first);
-        while let Some(command) = next {
-            match command {
-                Command::Write(job) => {
-                    taken += 1;
-                    if let Some(ready) = prepared(job) {
-                        rows += ready.batch.rows();
-                        group.push(ready);
+/// What a thread works with.
+pub(super) struct WriteThread {
+    pub(super) engine: Arc<Engine>,
+    /// Batches of all threads that were read and are not yet written.
+    pub(super) waiting: Arc<AtomicUsize>,
+    /// None where nobody wants to know how soon rows are seen.
+    pub(super) probe: Option<Arc<Probe>>,
+}
+
+impl WriteThread {
+    /// Until it is closed, or nobody can tell it anything any more.
+    pub(super) fn run(&self, commands: &Receiver<Command>) {
+        self.engine.cores.ingest.pin();
+        while let Ok(first) = commands.recv() {
+            let (mut group, mut taken, mut rows, mut closing) = (Vec::new(), 0, 0, false);
+            let mut next = Some(first);
+            while let Some(command) = next {
+                match command {
+                    Command::Write(job) => {
+                        taken += 1;
+                        if let Some(ready) = prepared(job) {
+                            rows += ready.batch.rows();
+                            group.push(ready);
+                        }
                     }
+                    Command::Close => closing = true,
                 }
-                Command::Close => closing = true,
+                let full = closing || taken >= MAX_GROUP || rows >= MAX_GROUP_ROWS;
+                next = if full { None } else { commands.try_recv().ok() };
             }
-            let full = closing || taken >= MAX_GROUP || rows >= MAX_GROUP_ROWS;
-            next = if full { None } else { commands.try_recv().ok() };
+            self.write(group);
+            self.waiting.fetch_sub(taken, Ordering::Relaxed);
+            if closing {
+                return;
+            }
         }
-        write(&engine.store, group);
-        waiting.fetch_sub(taken, Ordering::Relaxed);
-        if closing {
+    }
+
+    /// Writes batches together, or where that is refused for what is in them each by itself, and tells their callers.
+    fn write(&self, group: Vec<Ready>) {
+        if group.is_empty() {
             return;
+        }
+        let began = Instant::now();
+        let writes: Vec<Write<'_>> = group.iter().flat_map(|ready| ready.batch.writes(ready.tenant)).collect();
+        let outcome = self.engine.store.write_each(&writes, now_ms());
+        metrics::rows_write(began.elapsed());
+        match outcome {
+            Ok(written) => {
+                let mut written = written.into_iter();
+                for ready in group {
+                    let own = written.by_ref().take(ready.batch.changes.len()).fold(Written::default(), sum);
+                    self.tell(ready, Ok(own));
+                }
+            }
+            Err(Error::FixInput(_) | Error::FixRequest(_)) if group.len() > 1 => {
+                group.into_iter().for_each(|ready| self.write(vec![ready]));
+            }
+            Err(error) => {
+                let refusal = refused(&error);
+                group.into_iter().for_each(|ready| self.tell(ready, Err(refusal.clone())));
+            }
+        }
+    }
+
+    fn tell(&self, ready: Ready, outcome: Result<Written, Refusal>) {
+        match &outcome {
+            // Every fetch that starts now sees them.
+            Ok(written) => metrics::rows_written(written, ready.arrived.elapsed()),
+            Err(refusal) => metrics::rows_refused(refusal),
+        }
+        // Where nothing newer was there, a fetch must show these very rows.
+        let sampled = matches!(outcome, Ok(Written { late: 0, erased: 0, .. }));
+        let Ready { tenant, batch, arrived, room, reply } = ready;
+        let _ = reply.send(outcome);
+        drop(room);
+        if let Some(probe) = self.probe.as_ref().filter(|_| sampled) {
+            probe.offer(tenant, &batch, arrived);
         }
     }
 }
@@ -90,43 +146,6 @@ fn prepared(job: Job) -> Option<Ready> {
             None
         }
     }
-}
-
-/// Writes batches together, or where that is refused for what is in them each by itself, and tells their callers.
-fn write(store: &Store, group: Vec<Ready>) {
-    if group.is_empty() {
-        return;
-    }
-    let began = Instant::now();
-    let writes: Vec<Write<'_>> = group.iter().flat_map(|ready| ready.batch.writes(ready.tenant)).collect();
-    let outcome = store.write_each(&writes, now_ms());
-    metrics::rows_write(began.elapsed());
-    match outcome {
-        Ok(written) => {
-            let mut written = written.into_iter();
-            for ready in group {
-                let own = written.by_ref().take(ready.batch.changes.len()).fold(Written::default(), sum);
-                tell(ready, Ok(own));
-            }
-        }
-        Err(Error::FixInput(_) | Error::FixRequest(_)) if group.len() > 1 => {
-            group.into_iter().for_each(|ready| write(store, vec![ready]));
-        }
-        Err(error) => {
-            let refusal = refused(&error);
-            group.into_iter().for_each(|ready| tell(ready, Err(refusal.clone())));
-        }
-    }
-}
-
-fn tell(ready: Ready, outcome: Result<Written, Refusal>) {
-    match &outcome {
-        // Every fetch that starts now sees them.
-        Ok(written) => metrics::rows_written(written, ready.arrived.elapsed()),
-        Err(refusal) => metrics::rows_refused(refusal),
-    }
-    let _ = ready.reply.send(outcome);
-    drop(ready.room);
 }
 
 fn sum(a: Written, b: Written) -> Written {
