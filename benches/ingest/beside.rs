@@ -9,7 +9,7 @@ use larder_benches::{Figures, Outcome, median};
 
 use crate::desk::{Desk, TENANT_NAME, USERS};
 use crate::durable::STREAMS;
-use crate::writer::{Orders, Writer};
+use crate::writer::{Orders, Writer, Wrote};
 
 /// Runs of each side, in turns.
 const TURNS: usize = 5;
@@ -46,19 +46,23 @@ pub(crate) fn measure(
     };
     let orders = Orders { streams: STREAMS, rows_per_request: 1, rate: upserts, duration: duration + WARM_UP };
     let (mut without, mut with, mut ratios, mut rates) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut crowded = 0.0_f64;
     // The first one is not counted: it makes hot who asks.
     answered(&mut plan)?;
     for _ in 0..TURNS {
         let alone = answered(&mut plan)?;
         let writer = Writer::start(desk.address(), &orders)?;
         let beside = answered(&mut plan)?;
-        rates.push(writer.finish()?);
+        let Wrote { rows_s, crowding } = writer.finish()?;
+        rates.push(rows_s);
+        crowded = crowded.max(crowding.waited);
         ratios.push(beside / alone);
         without.push(alone);
         with.push(beside);
     }
     figures.set("answers_s", questions);
     figures.set("answer_p99_upserts_s", median(&mut rates));
+    figures.set("answer_p99_writer_crowding", crowded);
     figures.set("answer_p99_ms", median(&mut without));
     figures.set("answer_p99_upserts_ms", median(&mut with));
     figures.set("answer_p99_ratio", median(&mut ratios));

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use larder_benches::{Outcome, ServedNode, account_view, run_larder};
+use larder_benches::{CpuTimes, Outcome, ServedNode, account_view, run_larder};
 use larder_serve::TENANT_HEADER;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -61,6 +61,11 @@ impl Desk {
     /// Where the node serves gRPC.
     pub(crate) fn address(&self) -> &str {
         self.node.address()
+    }
+
+    /// Processor time that the node's threads have used.
+    pub(crate) fn cpu(&self) -> Outcome<CpuTimes> {
+        self.node.cpu()
     }
 
     /// A folder on the store's disk.

@@ -1,5 +1,5 @@
 //! How old what answers see is: from the moment at which an upsert is due until a read has returned that shows it. Upserts go out open-loop over one
-//! stream; as soon as one is acknowledged the next batch of features is read, which must show it, or the promise is broken and the benchmark
+//! stream; how late they went out is told beside it. As soon as one is acknowledged the next batch of features is read, which must show it, or the promise is broken and the benchmark
 //! fails.
 
 use std::time::{Duration, Instant};
@@ -28,17 +28,20 @@ const TURNS: usize = 3;
 
 /// Sets `upsert_to_next_batch_p50_ms` and `_p99_ms` of a node that does nothing else, and the same of one that takes so many other upserts a second.
 pub(crate) fn measure(desk: &Desk, rate: f64, duration: Duration, figures: &mut Figures) -> Outcome<()> {
-    let (mut quiet, mut busy, mut turn) = (Vec::new(), Vec::new(), 0);
+    let (mut quiet, mut busy, mut lags, mut turn) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for _ in 0..TURNS {
         for (samples, rate) in [(&mut quiet, 0.0), (&mut busy, rate)] {
             let orders = Orders { streams: STREAMS, rows_per_request: 1, rate, duration };
             let writer = (rate > 0.0).then(|| Writer::start(desk.address(), &orders)).transpose()?;
             turn += 1;
-            samples.extend(desk.wait(sample(desk.address(), turn, duration))?);
+            let sampled = desk.wait(sample(desk.address(), turn, duration))?;
+            samples.extend(sampled.seen_ms);
+            lags.extend(sampled.lag_ms);
             writer.map(Writer::finish).transpose()?;
         }
     }
     figures.set("upsert_samples", quiet.len() as f64);
+    figures.set("upsert_send_lag_p99_ms", percentile(&mut lags, 0.99));
     for (key, samples) in [("upsert_to_next_batch", &mut quiet), ("upsert_to_next_batch_busy", &mut busy)] {
         figures.set(format!("{key}_p50_ms"), percentile(samples, 0.5));
         figures.set(format!("{key}_p99_ms"), percentile(samples, 0.99));
@@ -52,8 +55,16 @@ struct Sent {
     due: Instant,
 }
 
-/// Upserts for so long; milliseconds from when each was due until it was seen.
-async fn sample(address: &str, turn: usize, duration: Duration) -> Outcome<Vec<f64>> {
+/// Milliseconds from when each upsert was due.
+struct Sampled {
+    /// Until it went out.
+    lag_ms: Vec<f64>,
+    /// Until it was seen.
+    seen_ms: Vec<f64>,
+}
+
+/// Upserts for so long.
+async fn sample(address: &str, turn: usize, duration: Duration) -> Outcome<Sampled> {
     let (writing, reading) = (connect(address).await?, connect(address).await?);
     let (requests, outgoing) = unbounded_channel();
     let (under_way, mut sent) = unbounded_channel();
@@ -63,14 +74,16 @@ async fn sample(address: &str, turn: usize, duration: Duration) -> Outcome<Vec<f
     let points = |number: usize| (turn * count + number) as i64;
     let began = Instant::now();
     let sending = async move {
+        let mut lag_ms = Vec::with_capacity(count);
         for number in 0..count {
             let due = began + Duration::from_secs_f64(number as f64 / RATE);
             tokio::time::sleep_until(due.into()).await;
             let row = profile(number % SAMPLED_USERS, points(number), now_ms());
             under_way.send(Sent { number, due })?;
+            lag_ms.push(due.elapsed().as_secs_f64() * 1e3);
             requests.send(WriteRowsRequest { sequence: number as u64, rows: vec![row] })?;
         }
-        Outcome::Ok(())
+        Outcome::Ok(lag_ms)
     };
     let receiving = async {
         let mut seeing = JoinSet::new();
@@ -89,9 +102,8 @@ async fn sample(address: &str, turn: usize, duration: Duration) -> Outcome<Vec<f
         }
         Outcome::Ok(times)
     };
-    let (sent, times) = tokio::join!(sending, receiving);
-    sent?;
-    times
+    let (lag_ms, seen_ms) = tokio::join!(sending, receiving);
+    Ok(Sampled { lag_ms: lag_ms?, seen_ms: seen_ms? })
 }
 
 /// Reads a user's points, which must be so many: the upsert was acknowledged.

@@ -25,17 +25,19 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub(crate) fn measure(desk: &Desk, rows: usize, rounds: usize, figures: &mut Figures) -> Outcome<()> {
     let mut generation = 0;
     for (key, rows, rounds) in [("publish", rows / 10, rounds), ("publish_large", rows * 10, rounds.min(3))] {
-        let (mut visible, mut returned) = (Vec::new(), Vec::new());
+        let (mut visible, mut returned, mut mib) = (Vec::new(), Vec::new(), 0.0);
         for _ in 0..rounds {
             generation += 1;
             let folder = desk.folder().join(format!("built-{generation}"));
             build(&folder, rows, generation)?;
-            let Published { visible_after, returned_after } = desk.wait(publish(desk, &folder, generation))?;
+            let Published { visible_after, returned_after } = desk.wait(publish(desk, &folder, generation, rows))?;
             visible.push(visible_after.as_secs_f64() * 1e3);
+            mib = bytes(&folder)? / f64::from(1 << 20);
             returned.push(returned_after.as_secs_f64() * 1e3);
             fs::remove_dir_all(&folder)?;
         }
         figures.set(format!("{key}_rows"), rows as f64);
+        figures.set(format!("{key}_mib"), mib);
         figures.set(format!("{key}_to_visible_ms"), median(&mut visible));
         figures.set(format!("{key}_to_return_ms"), median(&mut returned));
     }
@@ -52,6 +54,15 @@ fn build(folder: &Path, rows: usize, generation: u32) -> Outcome<()> {
     Ok(())
 }
 
+/// Bytes of a built generation.
+fn bytes(folder: &Path) -> Outcome<f64> {
+    let mut bytes = 0;
+    for file in fs::read_dir(folder)? {
+        bytes += file?.metadata()?.len();
+    }
+    Ok(bytes as f64)
+}
+
 struct Published {
     visible_after: Duration,
     /// When the call that published it came back.
@@ -59,15 +70,15 @@ struct Published {
 }
 
 /// Hands a generation over, and asks until it is seen.
-async fn publish(desk: &Desk, folder: &Path, generation: u32) -> Outcome<Published> {
+async fn publish(desk: &Desk, folder: &Path, generation: u32, rows: usize) -> Outcome<Published> {
     let (reader, mut admin) = (connect(desk.address()).await?, AdminClient::new(connect(desk.address()).await?));
     let request = of_shop(PublishRequest { path: folder.to_string_lossy().into_owned() });
     let began = Instant::now();
     let publishing = async {
         let reply = admin.publish(request).await?.into_inner();
-        match reply.live_generation == generation {
+        match reply.live_generation == generation && reply.rows == rows as u64 && !reply.already_live {
             true => Ok(began.elapsed()),
-            false => Err(format!("generation {} is live, {generation} was published", reply.live_generation).into()),
+            false => Err(format!("generation {generation} of {rows} rows was published: {reply:?}").into()),
         }
     };
     let seeing = async {

@@ -1,6 +1,7 @@
 //! The writer: sends upserts of profiles over streams, as fast as they are acknowledged or at a rate, and counts what was acknowledged.
 //!
-//! It is a process of its own and of low priority, so that what measures the node beside it keeps its share of their core.
+//! It is a process of its own, and of low priority where something measures the node beside it, which so keeps its share of their core. It tells how
+//! busy and how crowded it was: a writer that had no more processor to use was the limit, and not the node.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use larder_benches::{LOAD_CORE, Outcome};
+use larder_benches::{Crowding, LOAD_CORE, Outcome, Watch};
 use larder_serve::v1::rows_client::RowsClient;
 use larder_serve::v1::value::Kind;
 use larder_serve::v1::{Row, Value, WriteRowsRequest};
@@ -34,7 +35,7 @@ const TICK: Duration = Duration::from_millis(2);
 /// Requests that are due and not yet sent, at most.
 const MOST_DUE: usize = 1024;
 /// Not counted, at the beginning.
-const WARM_UP: Duration = Duration::from_millis(500);
+pub(crate) const WARM_UP: Duration = Duration::from_millis(500);
 
 /// What a writer is to do.
 #[derive(Debug, Clone, Copy)]
@@ -47,31 +48,44 @@ pub(crate) struct Orders {
     pub(crate) duration: Duration,
 }
 
+/// What became of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wrote {
+    /// Rows that were acknowledged each second.
+    pub(crate) rows_s: f64,
+    /// Of the writer.
+    pub(crate) crowding: Crowding,
+}
+
 /// A writer at work.
 pub(crate) struct Writer(Child);
 
 impl Writer {
+    /// A writer with a rate is one beside something that measures.
     pub(crate) fn start(address: &str, orders: &Orders) -> Outcome<Writer> {
         let Orders { streams, rows_per_request, rate, duration } = orders;
+        let niceness = if *rate > 0.0 { "10" } else { "0" };
         let orders = format!("{streams} {rows_per_request} {rate} {}", duration.as_secs_f64());
         let mut command = Command::new("nice");
-        command.args(["-n", "10", "taskset", "--cpu-list", &LOAD_CORE.to_string()]).arg(std::env::current_exe()?);
+        command.args(["-n", niceness, "taskset", "--cpu-list", &LOAD_CORE.to_string()]).arg(std::env::current_exe()?);
         let child = command.env(AS_CHILD, address).env(ORDERS, orders).stdout(Stdio::piped()).spawn()?;
         Ok(Writer(child))
     }
 
-    /// Waits for its end; the rows that were acknowledged each second.
-    pub(crate) fn finish(self) -> Outcome<f64> {
+    /// Waits for its end.
+    pub(crate) fn finish(self) -> Outcome<Wrote> {
         let output = self.0.wait_with_output()?;
         let said = String::from_utf8(output.stdout)?;
         if !output.status.success() {
             return Err(format!("the writer failed ({}): {said}", output.status).into());
         }
-        Ok(said.trim().parse().map_err(|_| format!("the writer said {said:?}"))?)
+        let numbers: Vec<f64> = said.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+        let [rows_s, ran, waited] = numbers[..] else { return Err(format!("the writer said {said:?}").into()) };
+        Ok(Wrote { rows_s, crowding: Crowding { ran, waited } })
     }
 }
 
-/// Writes, if this process is a writer, and says how many rows a second.
+/// Writes, if this process is a writer, and says what became of it.
 pub(crate) fn as_child() -> Option<Outcome<()>> {
     let address = std::env::var(AS_CHILD).ok()?;
     let work = || -> Outcome<()> {
@@ -81,14 +95,15 @@ pub(crate) fn as_child() -> Option<Outcome<()>> {
         let (streams, rows_per_request) = (streams as usize, rows_per_request as usize);
         let orders = Orders { streams, rows_per_request, rate, duration: Duration::from_secs_f64(seconds) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        println!("{}", runtime.block_on(write(&address, orders))?);
+        let Wrote { rows_s, crowding } = runtime.block_on(write(&address, orders))?;
+        println!("{rows_s} {} {}", crowding.ran, crowding.waited);
         Ok(())
     };
     Some(work())
 }
 
 /// Writes until the time is over, waits for what is on its way, and tells how many rows a second were acknowledged.
-async fn write(address: &str, orders: Orders) -> Outcome<f64> {
+async fn write(address: &str, orders: Orders) -> Outcome<Wrote> {
     let acknowledged = Arc::new(AtomicU64::new(0));
     let due = (orders.rate > 0.0).then(|| Arc::new(Semaphore::new(0)));
     let mut channels = Vec::new();
@@ -104,14 +119,14 @@ async fn write(address: &str, orders: Orders) -> Outcome<f64> {
     }
     let pacing = due.map(|due| tokio::spawn(pace(due, orders, began)));
     tokio::time::sleep_until((began + WARM_UP).into()).await;
-    let before = acknowledged.load(Ordering::Relaxed);
+    let (watch, before) = (Watch::start()?, acknowledged.load(Ordering::Relaxed));
     tokio::time::sleep_until(end.into()).await;
-    let rows = acknowledged.load(Ordering::Relaxed) - before;
+    let (crowding, rows) = (watch.crowding()?, acknowledged.load(Ordering::Relaxed) - before);
     pacing.inspect(|pacing| pacing.abort());
     while let Some(outcome) = streams.join_next().await {
         outcome??;
     }
-    Ok(rows as f64 / orders.duration.as_secs_f64())
+    Ok(Wrote { rows_s: rows as f64 / orders.duration.as_secs_f64(), crowding })
 }
 
 /// Lets requests go when they are due.
