@@ -23,13 +23,11 @@ use crate::writer::{Orders, Writer, now_ms, profile};
 pub(crate) const SAMPLED_USERS: usize = 2_000;
 /// Upserts a second.
 const RATE: f64 = 200.0;
-/// Runs of each side, in turns.
-const TURNS: usize = 3;
 
 /// Sets `upsert_to_next_batch_p50_ms` and `_p99_ms` of a node that does nothing else, and the same of one that takes so many other upserts a second.
-pub(crate) fn measure(desk: &Desk, rate: f64, duration: Duration, figures: &mut Figures) -> Outcome<()> {
+pub(crate) fn measure(desk: &Desk, rate: f64, rounds: usize, duration: Duration, figures: &mut Figures) -> Outcome<()> {
     let (mut quiet, mut busy, mut lags, mut turn) = (Vec::new(), Vec::new(), Vec::new(), 0);
-    for _ in 0..TURNS {
+    for _ in 0..rounds {
         for (samples, rate) in [(&mut quiet, 0.0), (&mut busy, rate)] {
             let orders = Orders { streams: STREAMS, rows_per_request: 1, rate, duration };
             let writer = (rate > 0.0).then(|| Writer::start(desk.address(), &orders)).transpose()?;

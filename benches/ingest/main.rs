@@ -3,7 +3,7 @@
 //! LARDER_BENCH_ROWS sets the rows of one snapshot (1,000,000; 100,000 makes a quick run of under two minutes), LARDER_BENCH_ROUNDS how often
 //! loading is measured (7), LARDER_BENCH_SWAPS the number of swaps (20; 5 of smaller snapshots), LARDER_BENCH_UNSORTED_ROWS the rows of the
 //! snapshot that is larger than memory (20,000,000, with 3 GB of disk; 20 times LARDER_BENCH_ROWS where that is given), LARDER_BENCH_SECONDS the
-//! length of a run of live rows (5; 2 of smaller snapshots), LARDER_BENCH_RATE the questions a second beside them (50). LARDER_BENCH_ONLY=node leaves
+//! length of a run of live rows (5; 1 of smaller snapshots), LARDER_BENCH_RATE the questions a second beside them (50). LARDER_BENCH_ONLY=node leaves
 //! out what needs no node. The result goes to target/bench/ingest.json of the checkout.
 
 mod load;
@@ -28,8 +28,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Builds of the unsorted snapshot, on one core and on all.
 const UNSORTED_ROUNDS: usize = 3;
-/// Rounds of what is measured on a node.
-const NODE_ROUNDS: usize = 3;
 /// Rows of a snapshot, unless told otherwise.
 const FULL_ROWS: usize = 1_000_000;
 
@@ -56,13 +54,14 @@ fn main() -> Outcome<()> {
 
 /// What is measured on a node that serves, which has a core of its own.
 fn on_a_node(rows: usize, figures: &mut Figures) -> Outcome<()> {
-    let seconds = setting("LARDER_BENCH_SECONDS", if rows < FULL_ROWS { 2 } else { 5 })?.max(1);
+    let seconds = setting("LARDER_BENCH_SECONDS", if rows < FULL_ROWS { 1 } else { 5 })?.max(1);
+    let rounds = if rows < FULL_ROWS { 2 } else { 5 };
     let duration = Duration::from_secs(seconds as u64);
     let questions = setting("LARDER_BENCH_RATE", 50)?.max(1);
     only_core(LOAD_CORE)?;
     let desk = Desk::open()?;
-    let upserts = durable::measure(&desk, NODE_ROUNDS, duration, figures)?;
-    fresh::measure(&desk, upserts / 2.0, duration, figures)?;
-    beside::measure(&desk, upserts / 2.0, questions as f64, 2 * duration, figures)?;
-    visible::measure(&desk, rows, NODE_ROUNDS, figures)
+    let upserts = durable::measure(&desk, rounds, duration, figures)?;
+    fresh::measure(&desk, upserts / 2.0, rounds, duration, figures)?;
+    beside::measure(&desk, [upserts / 2.0, questions as f64], rounds, 2 * duration, figures)?;
+    visible::measure(&desk, rows, rounds, figures)
 }

@@ -1,5 +1,5 @@
 //! How long it takes until a generation that was built is what a node answers from: from handing its folder to the running node until a fetch over
-//! gRPC shows a row of it. A reader asks for one row every millisecond meanwhile.
+//! gRPC shows a row of it. A reader asks for one row every millisecond meanwhile. Many users are hot, whose rows a swap carries over before it is seen.
 
 use std::fs;
 use std::path::Path;
@@ -17,6 +17,9 @@ use crate::desk::{Desk, connect, of_shop};
 
 /// Rows made at a time.
 const ROWS_AT_ONCE: usize = 8192;
+/// Users who are hot, where there are so many, and how many of them are read at a time.
+const HOT_USERS: usize = 100_000;
+const READ_AT_ONCE: usize = 10_000;
 const ASKED_EVERY: Duration = Duration::from_millis(1);
 /// After so long the generation is given up.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -72,6 +75,7 @@ struct Published {
 /// Hands a generation over, and asks until it is seen.
 async fn publish(desk: &Desk, folder: &Path, generation: u32, rows: usize) -> Outcome<Published> {
     let (reader, mut admin) = (connect(desk.address()).await?, AdminClient::new(connect(desk.address()).await?));
+    make_hot(reader.clone(), rows).await?;
     let request = of_shop(PublishRequest { path: folder.to_string_lossy().into_owned() });
     let began = Instant::now();
     let publishing = async {
@@ -91,6 +95,20 @@ async fn publish(desk: &Desk, folder: &Path, generation: u32, rows: usize) -> Ou
     Ok(Published { returned_after: returned?, visible_after: visible? })
 }
 
+/// Reads users, whose rows so become hot.
+async fn make_hot(channel: Channel, rows: usize) -> Outcome<()> {
+    let mut features = FeaturesClient::new(channel);
+    let users: Vec<String> = (0..rows.min(HOT_USERS)).map(name).collect();
+    for entities in users.chunks(READ_AT_ONCE) {
+        features.get_features(of_shop(points_of(entities.to_vec()))).await?;
+    }
+    Ok(())
+}
+
+fn points_of(entities: Vec<String>) -> GetFeaturesRequest {
+    GetFeaturesRequest { features: vec![format!("{ACCOUNT}:points")], service: String::new(), entities }
+}
+
 /// Asks for one row until it is of the generation.
 async fn seen(channel: Channel, generation: u32, until: Instant) -> Outcome<()> {
     let mut features = FeaturesClient::new(channel);
@@ -98,9 +116,7 @@ async fn seen(channel: Channel, generation: u32, until: Instant) -> Outcome<()> 
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     while Instant::now() < until {
         ticks.tick().await;
-        let (wanted, entities) = (vec![format!("{ACCOUNT}:points")], vec![name(0)]);
-        let request = GetFeaturesRequest { features: wanted, service: String::new(), entities };
-        let reply = features.get_features(of_shop(request)).await?.into_inner();
+        let reply = features.get_features(of_shop(points_of(vec![name(0)]))).await?.into_inner();
         if reply.views.first().and_then(|view| view.generation.first()) == Some(&generation) {
             return Ok(());
         }

@@ -19,7 +19,7 @@ pub use answer::{Answer, sum};
 pub use bank::{Bank, TENANTS};
 pub use batches::{Batch, uniform_batches, zipf_batches};
 pub use cores::{all_cores, on_core, only_core};
-pub use crowd::{Crowding, MAX_CROWDING, Watch};
+pub use crowd::{Crowding, MAX_CROWDING, MAX_OTHERS_CORES, Watch, others_cores};
 pub use field::{Field, Packed, Time};
 pub use measure::{Outcome, in_turns, median, micros, percentile, setting};
 pub use python::Python;
