@@ -1,7 +1,7 @@
 //! How crowded a core is: how long a thread ran, and how long it could have run and had to wait for a processor, as Linux counts it.
 //!
-//! A wait for a disk that ends while the core is taken lasts until the core is free. On a crowded machine a sync of 0.2 ms so becomes one of 4 ms, a
-//! scheduler's tick, and a ratio to it says nothing. A figure that hangs on waiting is therefore given with its crowding.
+//! A wait for a disk that ends while the core is taken lasts until the core is free, up to a tick of the scheduler or several, which can be many times what
+//! the disk took; a ratio to it then says nothing. A figure that hangs on waiting is therefore given with its crowding.
 
 use std::fs;
 use std::thread;
