@@ -78,6 +78,7 @@ mod demo;
 mod demo_prepare;
 mod demo_node;
 mod demo_ask;
+mod demo_figures;
 mod demo_report;
 mod bag_of_words;
 

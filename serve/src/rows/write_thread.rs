@@ -5,17 +5,19 @@
 //! mistake.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use larder_store::{Error, Store, TenantId, Write, Written};
+use larder_store::{Error, TenantId, Write, Written};
 use tokio::sync::oneshot;
 
 use crate::engine::Engine;
 use crate::error::Refusal;
 use crate::metrics;
 use crate::pipeline::now_ms;
+use crate::rows::probe::Probe;
 use crate::rows::{Batch, Prepare, Room};
 
 /// Batches, and about how many rows and bytes, that share a write. A message of few bytes may hold many: indices into a dictionary.
@@ -50,23 +52,100 @@ struct Ready {
     reply: oneshot::Sender<Result<Written, Refusal>>,
 }
 
-/// Until it is closed, or nobody can tell it anything any more.
-pub(super) fn run(engine: &Engine, commands: &Receiver<Command>, waiting: &AtomicUsize) {
-    engine.cores.ingest.pin();
-    while let Ok(first) = commands.recv() {
-        let (mut group, mut closing) = (Group::default(), false);
-        let mut next = Some(first);
-        while let Some(command) = next {
-            match command {
-                Command::Write(job) => group.take(job),
-                Command::Close => closing = true,
+/// What a thread works with.
+pub(super) struct WriteThread {
+    pub(super) engine: Arc<Engine>,
+    /// Batches of all threads that were read and are not yet written.
+    pub(super) waiting: Arc<AtomicUsize>,
+    /// None where nobody wants to know how soon rows are seen.
+    pub(super) probe: Option<Arc<Probe>>,
+}
+
+impl WriteThread {
+    /// Until it is closed, or nobody can tell it anything any more.
+    pub(super) fn run(&self, commands: &Receiver<Command>) {
+        self.engine.cores.ingest.pin();
+        while let Ok(first) = commands.recv() {
+            let (mut group, mut closing) = (Group::default(), false);
+            let mut next = Some(first);
+            while let Some(command) = next {
+                match command {
+                    Command::Write(job) => group.take(job),
+                    Command::Close => closing = true,
+                }
+                next = if closing || group.is_full() { None } else { commands.try_recv().ok() };
             }
-            next = if closing || group.is_full() { None } else { commands.try_recv().ok() };
+            self.write(group.ready);
+            self.waiting.fetch_sub(group.taken, Ordering::Relaxed);
+            if closing {
+                return;
+            }
         }
-        write(&engine.store, group.ready);
-        waiting.fetch_sub(group.taken, Ordering::Relaxed);
-        if closing {
+    }
+
+    /// Writes batches together, without those that are at fault, and tells their callers.
+    fn write(&self, group: Vec<Ready>) {
+        if group.is_empty() {
             return;
+        }
+        let began = Instant::now();
+        let writes: Vec<Write<'_>> = group.iter().flat_map(|ready| ready.batch.writes(ready.tenant)).collect();
+        let outcome = self.engine.store.write_each(&writes, now_ms());
+        drop(writes);
+        metrics::rows_write(began.elapsed());
+        match outcome {
+            Ok(written) => {
+                let mut written = written.into_iter();
+                for ready in group {
+                    let own = written.by_ref().take(ready.batch.changes.len()).fold(Written::default(), sum);
+                    self.tell(ready, Ok(own));
+                }
+            }
+            Err(Error::FixInput(_) | Error::FixRequest(_)) if group.len() > 1 => {
+                let before = group.len();
+                let mut sound = self.without_faulty(group);
+                // Where none is at fault they are too much for one write together.
+                let rest = if sound.len() == before { sound.split_off(before / 2) } else { Vec::new() };
+                self.write(sound);
+                self.write(rest);
+            }
+            Err(error) => {
+                let refusal = refused(&error);
+                group.into_iter().for_each(|ready| self.tell(ready, Err(refusal.clone())));
+            }
+        }
+    }
+
+    /// The batches that the store would take by themselves; the callers of the others are told why it would not.
+    fn without_faulty(&self, group: Vec<Ready>) -> Vec<Ready> {
+        let checked = group.into_iter().filter_map(|ready| {
+            let writes: Vec<_> = ready.batch.writes(ready.tenant).collect();
+            let outcome = self.engine.store.check(&writes, now_ms());
+            drop(writes);
+            match outcome {
+                Ok(()) => Some(ready),
+                Err(error) => {
+                    self.tell(ready, Err(refused(&error)));
+                    None
+                }
+            }
+        });
+        checked.collect()
+    }
+
+    fn tell(&self, ready: Ready, outcome: Result<Written, Refusal>) {
+        match &outcome {
+            // Every fetch that starts now sees them.
+            Ok(written) => metrics::rows_written(written, ready.arrived.elapsed()),
+            Err(refusal) => metrics::rows_refused(refusal),
+        }
+        // Where nothing newer was there, a fetch must show these very rows.
+        let sampled = matches!(outcome, Ok(Written { late: 0, erased: 0, .. }));
+        let Ready { tenant, batch, arrived, room, reply } = ready;
+        let _ = reply.send(outcome);
+        drop(room);
+        if let Some(probe) = self.probe.as_ref().filter(|_| sampled) {
+            probe.offer(tenant, &batch, arrived);
         }
     }
 }
@@ -110,66 +189,6 @@ fn prepared(job: Job) -> Option<Ready> {
             None
         }
     }
-}
-
-/// Writes batches together, without those that are at fault, and tells their callers.
-fn write(store: &Store, group: Vec<Ready>) {
-    if group.is_empty() {
-        return;
-    }
-    let began = Instant::now();
-    let writes: Vec<Write<'_>> = group.iter().flat_map(|ready| ready.batch.writes(ready.tenant)).collect();
-    let outcome = store.write_each(&writes, now_ms());
-    drop(writes);
-    metrics::rows_write(began.elapsed());
-    match outcome {
-        Ok(written) => {
-            let mut written = written.into_iter();
-            for ready in group {
-                let own = written.by_ref().take(ready.batch.changes.len()).fold(Written::default(), sum);
-                tell(ready, Ok(own));
-            }
-        }
-        Err(Error::FixInput(_) | Error::FixRequest(_)) if group.len() > 1 => {
-            let before = group.len();
-            let mut sound = without_faulty(store, group);
-            // Where none is at fault they are too much for one write together.
-            let rest = if sound.len() == before { sound.split_off(before / 2) } else { Vec::new() };
-            write(store, sound);
-            write(store, rest);
-        }
-        Err(error) => {
-            let refusal = refused(&error);
-            group.into_iter().for_each(|ready| tell(ready, Err(refusal.clone())));
-        }
-    }
-}
-
-/// The batches that the store would take by themselves; the callers of the others are told why it would not.
-fn without_faulty(store: &Store, group: Vec<Ready>) -> Vec<Ready> {
-    let checked = group.into_iter().filter_map(|ready| {
-        let writes: Vec<_> = ready.batch.writes(ready.tenant).collect();
-        let outcome = store.check(&writes, now_ms());
-        drop(writes);
-        match outcome {
-            Ok(()) => Some(ready),
-            Err(error) => {
-                tell(ready, Err(refused(&error)));
-                None
-            }
-        }
-    });
-    checked.collect()
-}
-
-fn tell(ready: Ready, outcome: Result<Written, Refusal>) {
-    match &outcome {
-        // Every fetch that starts now sees them.
-        Ok(written) => metrics::rows_written(written, ready.arrived.elapsed()),
-        Err(refusal) => metrics::rows_refused(refusal),
-    }
-    let _ = ready.reply.send(outcome);
-    drop(ready.room);
 }
 
 fn sum(a: Written, b: Written) -> Written {
@@ -236,18 +255,23 @@ mod tests {
         (group.ready, told)
     }
 
+    fn thread(engine: &TestEngine) -> WriteThread {
+        WriteThread { engine: Arc::clone(&engine.engine), waiting: Arc::default(), probe: None }
+    }
+
     const DAYS: i64 = 3 * 24 * 3_600_000;
 
     #[test]
     fn only_the_batch_that_is_at_fault_is_left_out() {
-        let engine = TestEngine::open("").engine;
+        let engine = TestEngine::open("");
+        let thread = thread(&engine);
         let jobs = [(1, 0), (2, 0), (1, DAYS), (3, 0)];
         let (ready, told) = group(&jobs);
-        let sound = without_faulty(&engine.store, ready);
+        let sound = thread.without_faulty(ready);
         assert_eq!(sound.iter().map(|ready| ready.batch.rows()).collect::<Vec<_>>(), [1, 2, 3], "they stay together");
         drop((sound, told));
         let (ready, told) = group(&jobs);
-        write(&engine.store, ready);
+        thread.write(ready);
         for ((rows, ahead_ms), mut told) in jobs.into_iter().zip(told) {
             match told.try_recv().unwrap() {
                 Ok(written) => assert_eq!((written.rows, ahead_ms), (rows as u64, 0)),
@@ -260,9 +284,10 @@ mod tests {
 
     #[test]
     fn what_is_too_much_together_is_written_in_parts() {
-        let engine = TestEngine::open("").engine;
+        let engine = TestEngine::open("");
+        let thread = thread(&engine);
         let (ready, told) = group(&[(30_000, 0), (30_000, 0), (30_000, DAYS), (30_000, 0)]);
-        write(&engine.store, ready);
+        thread.write(ready);
         let rows = |mut told: Reply| told.try_recv().unwrap().map_or(0, |written| written.rows);
         assert_eq!(told.into_iter().map(rows).collect::<Vec<_>>(), [30_000, 30_000, 0, 30_000]);
     }
