@@ -295,7 +295,7 @@ fn wrong_usage_is_told_before_anything_is_opened() {
     for (arguments, says) in [
         (
             [&place[..], &["--cold-after", "90x"]].concat(),
-            "invalid value '90x' for '--cold-after <DURATION>': must be a whole number of days or hours, such as 90d or 36h",
+            "invalid value '90x' for '--cold-after <DURATION>': \"90x\" is no duration; write 500ms, 30s, 5m, 36h or 90d",
         ),
         ([&place[..], &["--active", "hot-set"]].concat(), "--cold-after <DURATION>"),
         (place[..3].to_vec(), "--view <VIEW>"),
