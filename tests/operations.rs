@@ -226,6 +226,14 @@ async fn a_load_places_the_old_cold_but_who_is_active() {
         assert_eq!(loaded["cold_entities"], 2, "{loaded}");
         let loaded = shop.json(&[&["ingest", "load"], &of_profile[..]].concat());
         assert_eq!((&loaded["cold_entities"], &loaded["cold_files"]), (&0.into(), &0.into()), "{loaded}");
+        // Several builds fit into a second, and each can be published after the one before it.
+        let outs: Vec<_> = (0..3).map(|n| shop.shop.path().join(format!("built-{n}")).display().to_string()).collect();
+        let build = |out: &String| shop.json(&[&["ingest", "build", "--out", out], &of_profile[..]].concat());
+        let numbers: Vec<_> = outs.iter().map(|out| build(out)["generation"].as_u64().unwrap()).collect();
+        assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+        for (out, number) in outs.iter().zip(numbers) {
+            assert_eq!(shop.json(&["ingest", "publish", out])["generation"], number);
+        }
         shop.close().await;
     }
 }
