@@ -170,7 +170,7 @@ fn remove_other_runs(root: &Path, runs: &Path) {
     }
     match fs::remove_dir_all(&noted) {
         Ok(()) => {
-            tracing::info!(folder = %noted.display(), "removed the sorted rows that an earlier build had set aside there")
+            tracing::info!(folder = %noted.display(), "removed the sorted rows that an earlier build had set aside there");
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => {

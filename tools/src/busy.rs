@@ -63,7 +63,7 @@ mod tests {
     use crate::client::block_on;
 
     /// Asks a node that is busy for so many calls.
-    fn asked(busy_for: u32, patience: Duration, refusal: Refusal) -> (u32, Result<u32>) {
+    fn asked(busy_for: u32, patience: Duration, refusal: &Refusal) -> (u32, Result<u32>) {
         let calls = Cell::new(0);
         let call = || {
             calls.set(calls.get() + 1);
@@ -78,12 +78,12 @@ mod tests {
     fn a_busy_node_is_asked_again_and_any_other_refusal_ends_it() {
         let busy = Refusal::QueueFull { retry_after: Duration::from_millis(1) };
         let patience = Duration::from_secs(3_600);
-        let (calls, reply) = asked(3, patience, busy.clone());
+        let (calls, reply) = asked(3, patience, &busy);
         assert_eq!((calls, reply.unwrap()), (4, 7));
-        let (calls, reply) = asked(3, Duration::ZERO, busy);
+        let (calls, reply) = asked(3, Duration::ZERO, &busy);
         let message = reply.unwrap_err().to_string();
         assert!(calls == 1 && message.contains("busy with other changes") && message.contains("--wait"), "{message}");
-        let (calls, reply) = asked(3, patience, Refusal::Invalid("it is wrong".to_owned()));
+        let (calls, reply) = asked(3, patience, &Refusal::Invalid("it is wrong".to_owned()));
         assert!(calls == 1 && reply.unwrap_err().to_string().contains("it is wrong"));
     }
 }

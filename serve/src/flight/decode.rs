@@ -91,7 +91,7 @@ impl Decoder {
         }
         // A part that is added to a dictionary makes a new one of both, and batches that wait keep the old one.
         let before = self.dictionaries.get(&batch.id()).filter(|_| batch.isDelta());
-        self.dictionary_bytes += data.data_body.len() + before.map_or(0, |dictionary| bytes_of(dictionary));
+        self.dictionary_bytes += data.data_body.len() + before.map_or(0, bytes_of);
         if self.dictionary_bytes > MAX_DICTIONARY_BYTES {
             let message = format!("dictionaries of more than {MAX_DICTIONARY_BYTES} bytes in one stream; open another");
             return Err(wrong(message));
