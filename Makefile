@@ -62,8 +62,8 @@ fmt: ## format the code
 bench-fetch: setup bench-tools ## measure Store::fetch beside RocksDB, a hash map, Redis and DuckDB (LARDER_BENCH_USERS=20000: in a minute)
 	$(ENV) cargo bench --locked --workspace --bench fetch
 
-bench-ingest: setup ## measure loading and swapping snapshots (LARDER_BENCH_ROWS=100000: in a minute)
-	$(ENV) cargo bench --locked --workspace --bench ingest
+bench-ingest: build ## measure loading and swapping snapshots, live rows and how soon they are seen (LARDER_BENCH_ROWS=100000: in two minutes)
+	$(ENV) LARDER_BIN="$(TARGET)/release/larder" cargo bench --locked --workspace --bench ingest
 
 bench-serve: build ## measure what a request costs the node besides the forward, beside a bare gRPC server, and what batching saves
 	$(ENV) LARDER_BIN="$(TARGET)/release/larder" cargo bench --locked --workspace --bench serve

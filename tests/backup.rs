@@ -2,16 +2,19 @@
 //! backup, every answer as it was. A backup that is not whole is none, one that is damaged is refused by the file's name, and nothing is overwritten.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-use larder_serve::v1::{AnswerReply, Status};
+use larder_serve::v1::admin_client::AdminClient;
+use larder_serve::v1::{AnswerReply, ExportHotSetRequest, Status};
 use larder_store::{Checkpoint, Store, TenantId};
 use serde_json::Value;
 
 use crate::support::closed::{Closed, SEED};
-use crate::support::command::{Ran, run};
+use crate::support::command::{Ran, larder, run};
 use crate::support::history::{self, Step, views};
 use crate::support::node::TestNode;
 use crate::support::shop::{DEMO, Shop};
@@ -121,6 +124,43 @@ async fn a_node_is_backed_up_lost_and_restored_elsewhere() {
     let after = answer(&node).await;
     assert_eq!((after.answer, after.intent), (before.answer, before.intent));
     assert_eq!(after.views[0].generation, before.views[0].generation);
+
+    // The lost one may come back, so the restored one is another store and keeps its hands off the lost one's backups.
+    let refused = moving.refusal(&["backup", &moving.backups, "--config", &moving.elsewhere]);
+    assert!(refused.contains("of another store, the one that this store was restored from"), "{refused}");
+    let own = moving.shop.path().join("own-backups").display().to_string();
+    moving.json(&["backup", &own, "--config", &moving.elsewhere]);
+    node.node.drain().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_waits_for_its_turn_while_the_node_changes_its_store() {
+    let shop = Shop::new(&[DEMO]);
+    let node = TestNode::start(&shop).await;
+    let address = node.node.address().to_string();
+    let moving = Moving::new(shop, &address);
+    // An export looks first what lies at its path: here somebody who does not answer before he is written to.
+    let pipe = moving.shop.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut admin = AdminClient::new(node.channel.clone());
+    let request = ExportHotSetRequest { path: pipe.display().to_string() };
+    let export = tokio::spawn(async move { admin.export_hot_set(request).await });
+    let backup = ["backup", &moving.destination, "--config", &moving.config];
+    let refused = loop {
+        let Ran { code, stderr, .. } = run(&[&backup[..], &["--wait", "0s"]].concat());
+        if code != Some(0) {
+            break stderr;
+        }
+    };
+    assert!(refused.contains("the node has been busy with other changes of its store for 0 ms"), "{refused}");
+
+    let mut waiting = larder().args(backup).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut said = BufReader::new(waiting.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(said.any(|line| line.contains("waiting for up to 10 min")), "it ended without waiting");
+    fs::write(&pipe, "no hot set").unwrap();
+    assert!(export.await.unwrap().unwrap_err().message().contains("is no hot-set file"));
+    said.for_each(drop);
+    assert!(waiting.wait().unwrap().success());
     node.node.drain().await.unwrap();
 }
 
@@ -141,6 +181,17 @@ fn backups_of_a_closed_store_are_kept_checked_and_refused_when_damaged() {
     let description = fs::read(&described).unwrap();
     fs::remove_file(&described).unwrap();
     assert_eq!(moving.restore(&["--check"])["backup"], made[1], "the one before is the newest");
+    // One whose description is damaged is named and passed over.
+    fs::write(&described, &description[..description.len() / 2]).unwrap();
+    assert_eq!(moving.restore(&["--check"])["backup"], made[1]);
+    let listed = moving.json(&["restore", &moving.backups, "--list"]);
+    assert_eq!(listed[1]["backup"], made[2], "{listed}");
+    assert!(listed[1]["damaged"].as_str().unwrap().contains("not a description of a backup"), "{listed}");
+    let asked = ["restore", &*moving.backups, "--config", &*moving.elsewhere, "--backup", made[2].as_str().unwrap()];
+    assert!(moving.refusal(&asked).contains("is damaged; take another backup"));
+    let fourth = moving.backup(&["--keep", "1"]);
+    assert_eq!((&fourth["unreadable_backups"], &fourth["deleted_backups"]), (&1.into(), &1.into()), "{fourth}");
+    fs::remove_file(described.with_file_name(format!("{}.json", fourth["backup"].as_str().unwrap()))).unwrap();
     fs::write(&described, description).unwrap();
 
     // The largest file is one of rows, which both backups share.

@@ -65,6 +65,7 @@ const WRONG_INPUT: &[(&str, &str, &str)] = &[
     ("ingest load", "--config /nowhere/larder.toml --tenant t --view v x.parquet", "cannot be read"),
     ("ingest list", "--config /nowhere/larder.toml", "cannot be read"),
     ("ingest rollback", "--config /nowhere/larder.toml --tenant t --view v", "cannot be read"),
+    ("ingest drop", "--config /nowhere/larder.toml --tenant t --view v --generation 1", "cannot be read"),
     ("place", "--config /nowhere/larder.toml --tenant t --view v", "cannot be read"),
     ("erase", "--config /nowhere/larder.toml --tenant t ada", "cannot be read"),
     ("compact", "--config /nowhere/larder.toml --erase", "cannot be read"),

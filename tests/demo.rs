@@ -53,10 +53,22 @@ fn the_demo_answers_200_questions_and_repeats_itself_without_doing_anything_twic
     assert!(stderr.contains("drained after SIGTERM and exited with 0"), "{stderr}");
     assert!(!stdout.contains('\u{1b}') && !stderr.contains('\u{1b}'), "escape codes where nobody sees colours");
 
-    let (_, stderr) = printed(&arguments);
+    let (stdout, stderr) = printed(&[&arguments[..], &["--json"]].concat());
     for reused in ["is up to date", "is live already", "trained already"] {
         assert!(stderr.contains(reused), "the second run did this again ({reused:?} is missing): {stderr}");
     }
+    let again: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((&again["answered"], &again["refused"]), (&200.into(), &0.into()), "{stdout}");
+    let correct = again["correct"].as_u64().unwrap();
+    assert!(correct >= 190, "{stdout}");
+    assert_eq!(again["wrong"].as_array().unwrap().len() as u64, 200 - correct, "every wrong answer is named: {stdout}");
+    let (quality, times) = (again["quality"].as_array().unwrap(), again["times"].as_array().unwrap());
+    let kinds: Vec<_> = quality.iter().map(|kind| kind["questions"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["plain", "ambiguous", "out_of_scope", "all"]);
+    assert_eq!((&quality[3]["asked"], &quality[3]["right"]), (&200.into(), &again["correct"]));
+    let stages: Vec<_> = times.iter().map(|times| times["stage"].as_str().unwrap()).collect();
+    assert_eq!(stages, ["queue", "tokenize", "fetch", "ready", "score", "render", "node", "customer"]);
+    assert_eq!((&times[7]["p50_ms"], &times[7]["p99_ms"]), (&again["p50_ms"], &again["p99_ms"]));
 }
 
 #[test]

@@ -8,9 +8,11 @@ use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::utils::batches_to_flight_data;
 use arrow_flight::{FlightData, FlightDescriptor};
 use larder_serve::Node;
+use tokio::sync::mpsc::{self, Sender};
 use tokio_stream::StreamExt;
-use tonic::Code;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
+use tonic::{Code, Streaming};
 
 use crate::support::node::{TestNode, identified};
 use crate::support::shop::{DEMO, OTHER, Shop, now_ms};
@@ -95,6 +97,41 @@ async fn hostile_messages_are_refused_and_the_node_serves_on() {
     let told = put(&node.channel, rows(&["user-0", "user-1"])).await.unwrap();
     assert_eq!(told, [r#"{"batches":1,"rows":2,"late":0,"erased":0}"#]);
     node.ask(DEMO, "user-0", "where is my order?").await.unwrap();
+    node.node.drain().await.unwrap();
+}
+
+/// Opens an exchange of features and waits for its first reply; what keeps it open comes with it.
+async fn exchange(channel: &Channel) -> Result<(Sender<FlightData>, Streaming<FlightData>), tonic::Status> {
+    let keys: ArrayRef = Arc::new(StringArray::from(vec!["user-0"]));
+    let batch = RecordBatch::try_from_iter([("entity", keys)]).unwrap();
+    let mut messages = batches_to_flight_data(&batch.schema(), [&batch]).unwrap();
+    messages[0].flight_descriptor = Some(FlightDescriptor::new_cmd(r#"{"service": "answers"}"#));
+    let (sender, receiver) = mpsc::channel(8);
+    for message in messages {
+        sender.send(message).await.unwrap();
+    }
+    let request = identified(DEMO, "", ReceiverStream::new(receiver));
+    let mut replies = FlightServiceClient::new(channel.clone()).do_exchange(request).await?.into_inner();
+    replies.next().await.unwrap()?;
+    Ok((sender, replies))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_exchange_too_many_is_refused_until_another_ends() {
+    let shop = Shop::new(&[DEMO]).with_node("max_exchanges = 2");
+    let node = TestNode::start(&shop).await;
+    let (first, second) = (exchange(&node.channel).await.unwrap(), exchange(&node.channel).await.unwrap());
+    let refused = exchange(&node.channel).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    drop(first);
+    // The node learns of it a moment later.
+    let third = loop {
+        match exchange(&node.channel).await {
+            Ok(third) => break third,
+            Err(refused) => assert_eq!(refused.code(), Code::ResourceExhausted),
+        }
+    };
+    drop((second, third));
     node.node.drain().await.unwrap();
 }
 

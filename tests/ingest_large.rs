@@ -8,7 +8,7 @@ use std::thread;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
 use larder_ingest::{BuildReport, BuildRequest, Error, Location, Progress, build};
-use larder_store::{FeatureType, Status, Store, TenantId, ViewConfig};
+use larder_store::{FeatureType, Shard, Status, Store, StoreConfig, TenantId, ViewConfig};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use proptest::prelude::*;
@@ -21,6 +21,8 @@ use crate::support::store::{config, feature, of_tenant, orders, plan, profile};
 const CHILD_FOLDER: &str = "LARDER_TEST_CHILD_FOLDER";
 /// Set for a child process: where it waits to be killed.
 const CHILD_POINT: &str = "LARDER_TEST_CHILD_POINT";
+/// Set for a child process: how its build differs from the usual one.
+const CHILD_KIND: &str = "LARDER_TEST_CHILD_KIND";
 
 const ROWS: usize = 20_000;
 
@@ -81,8 +83,20 @@ fn built(view: &ViewConfig, sources: &[PathBuf], out: &Path, mib: u64, threads: 
 
 /// All that a generation says of these entities, by one feature of its view.
 fn served(view: &ViewConfig, built: &Path, feature: &str, entities: u64) -> Vec<(Status, i64, String)> {
+    served_by(Shard::default(), view, built, feature, entities)
+}
+
+/// The same, by a store of a shard.
+fn served_by(
+    shard: Shard,
+    view: &ViewConfig,
+    built: &Path,
+    feature: &str,
+    entities: u64,
+) -> Vec<(Status, i64, String)> {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(&config(folder.path()), std::slice::from_ref(view)).unwrap();
+    let config = StoreConfig { shard, ..config(folder.path()) };
+    let store = Store::open(&config, std::slice::from_ref(view)).unwrap();
     store.publish(built).unwrap();
     let plan = plan(&store, &[&format!("{}:{feature}", view.name)]);
     let names: Vec<_> = (0..entities).map(|entity| format!("user-{entity}")).collect();
@@ -170,8 +184,14 @@ impl Large {
 
     /// Starts a build in a process of its own and kills it at a point.
     fn kill_at(&self, point: &str) {
+        self.kill(point, "usual");
+    }
+
+    /// The same with a build of a kind: see [`change`].
+    fn kill(&self, point: &str, kind: &str) {
         let mut command = child::command(module_path!());
-        let said = Said::start(command.env(CHILD_FOLDER, self.folder.path()).env(CHILD_POINT, point));
+        command.env(CHILD_FOLDER, self.folder.path()).env(CHILD_POINT, point).env(CHILD_KIND, kind);
+        let said = Said::start(&mut command);
         assert_eq!(said.next(), "there");
         said.kill();
         assert!(!self.path("built").exists(), "killed at {point}");
@@ -179,14 +199,26 @@ impl Large {
 
     /// What a build in this process finds of one before it, and its result.
     fn build(&self, change: impl FnOnce(&mut BuildRequest<'_>)) -> (Vec<Option<u64>>, Result<BuildReport, Error>) {
+        self.build_watched(change, &mut |_| ())
+    }
+
+    /// The same; somebody hears how far it is.
+    fn build_watched(
+        &self,
+        change: impl FnOnce(&mut BuildRequest<'_>),
+        watch: &mut dyn FnMut(Progress),
+    ) -> (Vec<Option<u64>>, Result<BuildReport, Error>) {
         let view = latest();
         let mut request = request(&view, self.folder.path());
         change(&mut request);
         let mut remains = Vec::new();
         let report = build(&request, &mut |progress| {
-            if let Progress::Remains { rows } = progress {
-                remains.push(rows);
+            match progress {
+                Progress::Remains { rows } => remains.push(rows),
+                Progress::Damaged => remains.push(None),
+                _ => {}
             }
+            watch(progress);
         });
         (remains, report)
     }
@@ -200,6 +232,21 @@ fn request<'a>(view: &'a ViewConfig, folder: &Path) -> BuildRequest<'a> {
     request
 }
 
+/// Makes another kind of build of a request.
+fn change(request: &mut BuildRequest<'_>, kind: &str) {
+    match kind {
+        "fresh" => request.fresh = true,
+        "shard on another disk" => {
+            request.shard = SHARD.parse().unwrap();
+            request.spill = request.out.parent().map(|folder| folder.join("spill"));
+        }
+        _ => {}
+    }
+}
+
+/// The part of the users that a build of one shard keeps.
+const SHARD: &str = "1/3";
+
 /// Not a test by itself: the other tests run it in a process of its own, which builds until a point and waits there to be killed.
 #[test]
 fn child_process() {
@@ -207,11 +254,18 @@ fn child_process() {
         return;
     };
     let view = latest();
-    let request = request(&view, Path::new(&folder));
+    let mut request = request(&view, Path::new(&folder));
+    change(&mut request, &std::env::var(CHILD_KIND).unwrap_or_default());
     let mut sorted = false;
     let report = build(&request, &mut |progress| {
         let is_there = match (point.as_str(), progress) {
             ("early", Progress::Reading { rows, .. }) => rows > 0,
+            // What two threads may be at is less than that.
+            ("late", Progress::Reading { rows, .. }) => rows > ROWS as u64 / 4 * 3,
+            ("remains", Progress::Remains { rows }) => {
+                assert_eq!(rows, None, "a fresh build takes nothing over");
+                true
+            }
             ("half", Progress::Reading { rows, .. }) => rows > ROWS as u64 / 2,
             ("sorting", Progress::Sorting { .. }) => true,
             ("writing", Progress::Writing { rows, .. }) => sorted && rows > 0,
@@ -288,6 +342,140 @@ fn a_run_that_was_damaged_meanwhile_is_not_trusted() {
     fs::write(&run, &bytes[..bytes.len() - 1]).unwrap();
     let (remains, report) = large.build(|_| ());
     assert_eq!((remains, report.unwrap().rows_read), (vec![None], ROWS as u64));
+}
+
+#[test]
+fn a_run_with_a_flipped_byte_is_not_trusted_and_the_generation_is_the_same() {
+    let whole = Large::new();
+    let expected = whole.build(|_| ()).1.unwrap();
+    let all = served(&latest(), &whole.path("built"), "number", 5_000);
+    for point in ["late", "writing"] {
+        let large = Large::new();
+        large.kill_at(point);
+        let state = fs::read_to_string(large.path(".built.building/state.json")).unwrap();
+        let runs = fs::read_dir(large.path(".built.building/runs")).unwrap().map(|entry| entry.unwrap());
+        // Not one that was being written.
+        let run = runs.filter(|run| state.contains(run.file_name().to_str().unwrap())).map(|run| run.path()).min();
+        let run = run.unwrap();
+        let mut bytes = fs::read(&run).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x10;
+        fs::write(&run, bytes).unwrap();
+        let (remains, report) = large.build(|_| ());
+        let report = report.unwrap();
+        assert!(remains[0].is_some_and(|rows| rows > 0), "{point}: its length says nothing");
+        if point == "writing" {
+            assert_eq!(remains, [Some(ROWS as u64), None], "it was begun anew");
+        }
+        assert_eq!((report.rows_read, report.duplicates), (expected.rows_read, expected.duplicates), "{point}");
+        assert_eq!(served(&latest(), &large.path("built"), "number", 5_000), all, "{point}");
+        assert_eq!(large.names(), ["built", "rows.parquet"], "{point}: nothing is left behind");
+    }
+}
+
+#[test]
+fn a_shard_whose_rows_are_set_aside_on_another_disk_goes_on_there() {
+    let kind = "shard on another disk";
+    let shard: Shard = SHARD.parse().unwrap();
+    let whole = Large::new();
+    let expected = whole.build(|request| change(request, kind)).1.unwrap();
+    let (own, elsewhere) = (expected.manifest.rows + expected.duplicates, expected.rows_elsewhere);
+    assert_eq!(own + elsewhere, ROWS as u64);
+    assert!(own > ROWS as u64 / 5 && elsewhere > ROWS as u64 / 2, "{own} and {elsewhere}");
+    let all = served_by(shard, &latest(), &whole.path("built"), "number", 5_000);
+    for point in ["half", "sorting", "writing", "written"] {
+        let large = Large::new();
+        large.kill(point, kind);
+        let mut of = Vec::new();
+        let (remains, report) = large.build_watched(|request| change(request, kind), &mut |progress| match progress {
+            Progress::Sorting { rows } => of.push(rows),
+            Progress::Writing { of: rows, .. } => of.push(rows),
+            _ => {}
+        });
+        assert!(remains.iter().all(|rows| rows.is_some_and(|rows| rows > 0)), "{point}: {remains:?}");
+        let report = report.unwrap();
+        assert_eq!((report.rows_elsewhere, report.duplicates), (elsewhere, expected.duplicates), "{point}");
+        assert!(
+            of.iter().all(|rows| *rows == own),
+            "{point}: the shard's own rows and nobody else's are counted: {of:?}"
+        );
+        assert_eq!(served_by(shard, &latest(), &large.path("built"), "number", 5_000), all, "{point}");
+        assert_eq!(fs::read_dir(large.path("spill")).unwrap().count(), 0, "{point}: nothing is left there");
+    }
+    // What is set aside on a disk that is not named again goes all the same.
+    let large = Large::new();
+    large.kill("sorting", kind);
+    assert_eq!(fs::read_dir(large.path("spill")).unwrap().count(), 1);
+    let (_, report) = large.build(|request| request.shard = shard);
+    assert_eq!(report.unwrap().rows_elsewhere, elsewhere);
+    assert_eq!(fs::read_dir(large.path("spill")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_fresh_build_that_is_killed_leaves_what_it_sorted_itself() {
+    let large = Large::new();
+    large.kill_at("sorting");
+    large.kill("remains", "fresh");
+    large.kill("late", "usual");
+    large.kill("late", "fresh");
+    let (remains, report) = large.build(|_| ());
+    assert!(remains[0].unwrap() > 0, "{remains:?}");
+    assert_eq!(report.unwrap().rows_read, ROWS as u64);
+    let whole = Large::new();
+    whole.build(|_| ()).1.unwrap();
+    let all = |large: &Large| served(&latest(), &large.path("built"), "number", 5_000);
+    assert_eq!(all(&large), all(&whole));
+}
+
+#[test]
+fn a_source_that_is_replaced_in_the_middle_stops_the_build() {
+    for point in ["early", "sorting", "writing"] {
+        let large = Large::new();
+        let next = large.path("next.parquet");
+        write(&next, &drawn(1_000, 10, 5, 7), 1_000);
+        let mut sorted = false;
+        let (_, report) = large.build_watched(|_| (), &mut |progress| {
+            sorted |= matches!(progress, Progress::Sorting { .. });
+            let is_there = match progress {
+                Progress::Reading { rows, .. } => point == "early" && rows > 0,
+                Progress::Sorting { .. } => point == "sorting",
+                Progress::Writing { rows, .. } => point == "writing" && sorted && rows > 0,
+                _ => false,
+            };
+            // As an export does it: whole, under another name, and then in the place of the old one.
+            if is_there && next.exists() {
+                fs::rename(&next, large.path("rows.parquet")).unwrap();
+            }
+        });
+        let refused = report.unwrap_err().to_string();
+        assert!(
+            refused.contains("rows.parquet") && refused.contains("changed while it was read"),
+            "{point}: {refused}"
+        );
+        assert_eq!(large.names(), ["rows.parquet"], "{point}: nothing of two states is left");
+        assert_eq!(large.build(|_| ()).1.unwrap().rows_read, 1_000, "{point}");
+    }
+}
+
+#[test]
+fn a_writer_that_fails_after_the_sort_costs_no_sorting() {
+    let whole = Large::new();
+    whole.build(|_| ()).1.unwrap();
+    let all = |large: &Large| served(&latest(), &large.path("built"), "number", 5_000);
+    let large = Large::new();
+    let mut sorted = false;
+    let (_, report) = large.build_watched(|_| (), &mut |progress| {
+        sorted |= matches!(progress, Progress::Sorting { .. });
+        // Somebody tidies up.
+        if sorted && matches!(progress, Progress::Writing { .. }) {
+            let _ = fs::remove_dir_all(large.path(".built.building/generation"));
+        }
+    });
+    let refused = report.unwrap_err();
+    assert!(matches!(refused, Error::Store(larder_store::Error::CheckDisk { .. })), "{refused:?}");
+    let (remains, report) = large.build(|_| ());
+    assert_eq!((remains, report.unwrap().rows_read), (vec![Some(ROWS as u64)], ROWS as u64));
+    assert_eq!(all(&large), all(&whole));
 }
 
 #[test]

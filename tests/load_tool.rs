@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder::load::{
-    Arrivals, CapacitySearch, Ingredients, LoadPlan, Mix, Offer, Profile, Question, Report, Shares, Stop, Totals,
-    Trace, Users, find_capacity, run,
+    Arrivals, CapacitySearch, Ingredients, LoadPlan, Mix, Nodes, Offer, Profile, Question, Report, Shares, Stop,
+    Totals, Trace, Users, find_capacity, run,
 };
 
 use crate::support::command;
@@ -28,7 +28,7 @@ fn questions() -> Vec<Question> {
 
 fn plan(node: &TestNode, offer: Offer, mix: Mix) -> LoadPlan {
     LoadPlan {
-        address: node.node.address().to_string(),
+        nodes: Nodes::one(node.node.address().to_string()),
         connections: 3,
         threads: 2,
         max_in_flight: 1_000,

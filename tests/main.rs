@@ -11,6 +11,7 @@ mod backup;
 mod change_stream;
 mod chaos;
 mod command_line;
+mod delta_snapshots;
 mod demo;
 mod erasure;
 mod flight;

@@ -226,6 +226,14 @@ async fn a_load_places_the_old_cold_but_who_is_active() {
         assert_eq!(loaded["cold_entities"], 2, "{loaded}");
         let loaded = shop.json(&[&["ingest", "load"], &of_profile[..]].concat());
         assert_eq!((&loaded["cold_entities"], &loaded["cold_files"]), (&0.into(), &0.into()), "{loaded}");
+        // Several builds fit into a second, and each can be published after the one before it.
+        let outs: Vec<_> = (0..3).map(|n| shop.shop.path().join(format!("built-{n}")).display().to_string()).collect();
+        let build = |out: &String| shop.json(&[&["ingest", "build", "--out", out], &of_profile[..]].concat());
+        let numbers: Vec<_> = outs.iter().map(|out| build(out)["generation"].as_u64().unwrap()).collect();
+        assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+        for (out, number) in outs.iter().zip(numbers) {
+            assert_eq!(shop.json(&["ingest", "publish", out])["generation"], number);
+        }
         shop.close().await;
     }
 }
@@ -295,7 +303,7 @@ fn wrong_usage_is_told_before_anything_is_opened() {
     for (arguments, says) in [
         (
             [&place[..], &["--cold-after", "90x"]].concat(),
-            "invalid value '90x' for '--cold-after <DURATION>': must be a whole number of days or hours, such as 90d or 36h",
+            "invalid value '90x' for '--cold-after <DURATION>': \"90x\" is no duration; write 500ms, 30s, 5m, 36h or 90d",
         ),
         ([&place[..], &["--active", "hot-set"]].concat(), "--cold-after <DURATION>"),
         (place[..3].to_vec(), "--view <VIEW>"),

@@ -109,4 +109,11 @@ async fn features_come_as_frames_and_frames_become_a_snapshot() {
     let build = ["ingest", "build", "--config", &config, "--tenant", "demo", "--view", "profile", "--out", &out, &file];
     let Ran { code, stdout, stderr } = run(&build);
     assert!(code == Some(0) && stdout.contains("2 entities"), "{stdout}{stderr}");
+
+    run_program(TEST, "Publish only what has changed", &shop, &node).await.unwrap();
+    let (out, changed, gone) = (path("delta"), path("changed.parquet"), path("gone.parquet"));
+    let of = ["--config", &config, "--tenant", "demo", "--view", "profile", "--since", "2026-11-19T08:00:00Z"];
+    let Ran { code, stdout, stderr } =
+        run(&[&["ingest", "build"], &of[..], &["--out", &out, &changed, "--deletes", &gone]].concat());
+    assert!(code == Some(0) && stdout.contains("1 rows and 1 deletions of 2 entities"), "{stdout}{stderr}");
 }

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use larder_serve::v1::features_client::FeaturesClient;
 use larder_serve::v1::rows_client::RowsClient;
@@ -113,9 +114,39 @@ async fn the_very_next_batch_sees_what_was_written() {
     assert_eq!(replies, (0..500).collect::<Vec<_>>(), "in their order");
     assert_eq!(name_of(&node, DEMO, "user-1").await.as_deref(), Some("499"));
     let page = node.http_get("/metrics").await;
-    for metric in
-        ["larder_rows_total{outcome=\"stored\"}", "larder_rows_freshness_seconds_count", "larder_rows_waiting_batches"]
-    {
+    for metric in [
+        "larder_rows_total{outcome=\"stored\"}",
+        "larder_rows_acknowledged_seconds_count",
+        "larder_rows_waiting_batches",
+    ] {
+        assert!(page.contains(metric), "{metric} is not on {page}");
+    }
+    node.node.drain().await.unwrap();
+}
+
+/// A count of the freshness probe, of all nodes of this process.
+async fn probes(node: &TestNode, outcome: &str) -> u64 {
+    let page = node.http_get("/metrics").await;
+    let line = format!("larder_rows_probes_total{{outcome=\"{outcome}\"}} ");
+    page.lines().find_map(|found| found.strip_prefix(&line)).map_or(0, |count| count.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_itself_looks_how_soon_rows_are_seen() {
+    // So that it looks more often than all other nodes of this process.
+    let shop = Shop::new(&[DEMO]).with_extra("[rows]\nprobe_interval_ms = 1");
+    let node = TestNode::start(&shop).await;
+    let (before, began) = (probes(&node, "seen").await, Instant::now());
+    let mut round = 0;
+    while probes(&node, "seen").await < before + 100 {
+        assert!(began.elapsed() < Duration::from_secs(60), "after {round} writes hardly any was looked for");
+        round += 1;
+        // Deletions are not looked for: nothing of them can be seen.
+        let gone = Row { delete: true, features: Default::default(), ..profile("user-1", now_ms(), "") };
+        write(&node, DEMO, vec![profile("user-0", now_ms(), "Ada"), gone]).await.unwrap();
+    }
+    let page = node.http_get("/metrics").await;
+    for metric in ["larder_rows_freshness_seconds_count", "larder_rows_event_freshness_seconds_bucket{le=\"3600\"}"] {
         assert!(page.contains(metric), "{metric} is not on {page}");
     }
     node.node.drain().await.unwrap();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMillisecondArray};
 
+use larder::load::Report;
 use larder_serve::SHARD_HEADER;
 use larder_serve::v1::admin_client::AdminClient;
 use larder_serve::v1::features_client::FeaturesClient;
@@ -234,4 +235,39 @@ async fn a_node_answers_for_its_own_users_and_names_the_shard_of_others() {
     assert_eq!(code, Some(1));
     assert!(stderr.contains("the call was sent to shard 1/2 (x-larder-shard), this node is shard 0/4"), "{stderr}");
     node.node.drain().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_on_all_shards_puts_each_users_questions_to_the_right_node() {
+    // On a busy machine a node falls behind by more than it may by default.
+    let patient = "[admission]\nmax_backlog_ms = 600000";
+    let shops = ["0/2", "1/2"].map(|shard| Shop::with(&[DEMO], patient).with_node(&format!("shard = \"{shard}\"")));
+    let (first, second) = (TestNode::start(&shops[0]).await, TestNode::start(&shops[1]).await);
+    let users = shops[0].path().join("users.txt");
+    std::fs::write(&users, (0..USERS).map(|user| format!("user-{user}\n")).collect::<String>()).unwrap();
+    let [a, b] = [&first, &second].map(|node| node.node.address().to_string());
+    let load = async |nodes: String, named: bool| -> Report {
+        let mut typed = vec!["load", "--tenant", "demo", "--rate", "20", "--duration", "2s", "--warm-up", "0s"];
+        typed.extend(["--deadline-ms", "20000", "--seed", "5", "--json", "--shards"]);
+        let mut typed: Vec<String> = typed.into_iter().map(str::to_owned).chain([nodes]).collect();
+        if named {
+            typed.extend(["--users".to_owned(), users.display().to_string()]);
+        }
+        let run = move || run(&typed.iter().map(String::as_str).collect::<Vec<_>>());
+        let Ran { code, stdout, stderr } = tokio::task::spawn_blocking(run).await.unwrap();
+        assert_eq!(code, Some(0), "{stderr}");
+        serde_json::from_str(&stdout).unwrap()
+    };
+    for named in [true, false] {
+        let report = load(format!("{a},{b}"), named).await;
+        assert_eq!((report.totals.answered, report.totals.refused), (report.totals.offered, 0), "{report:?}");
+        assert_eq!(report.shards.iter().map(|shard| shard.name.as_str()).collect::<Vec<_>>(), ["0/2", "1/2"]);
+        assert!(report.shards.iter().all(|shard| shard.totals.answered > 5), "{report:?}");
+        assert_eq!(report.shards.iter().map(|shard| shard.totals.offered).sum::<u64>(), report.totals.offered);
+    }
+    // Whoever confuses the nodes is told so by each of them.
+    let report = load(format!("{b},{a}"), true).await;
+    assert_eq!(report.totals.refused_by.get("wrong_shard"), Some(&report.totals.offered), "{report:?}");
+    first.node.drain().await.unwrap();
+    second.node.drain().await.unwrap();
 }

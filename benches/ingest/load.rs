@@ -21,7 +21,7 @@ const ROWS_AT_ONCE: usize = 8192;
 const FILE_BYTES: u64 = 256 << 20;
 
 /// Keys with their values.
-type Rows = Vec<(Box<[u8]>, Box<[u8]>)>;
+pub(crate) type Rows = Vec<(Box<[u8]>, Box<[u8]>)>;
 
 /// Sets `load_vs_sst_writer`, the share of the raw writer's speed that a whole load reaches.
 pub(crate) fn measure(rows: usize, rounds: usize, figures: &mut Figures) -> Outcome<()> {
@@ -77,7 +77,7 @@ fn write_snapshot(path: &Path, rows: usize) -> Outcome<()> {
 }
 
 /// What the store wrote, read back through a bare handle.
-fn stored_rows(store: &Path) -> Outcome<Rows> {
+pub(crate) fn stored_rows(store: &Path) -> Outcome<Rows> {
     let base = [ColumnFamilyDescriptor::new("base", Options::default())];
     let db = DB::open_cf_descriptors_read_only(&Options::default(), store, base, false)?;
     let base = db.cf_handle("base").ok_or("the store has no base family")?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder::load::{
-    Arrivals, CapacitySearch, Ingredients, LoadPlan, Mix, Offer, Profile, Question, Report, Shares, Stop, Users,
+    Arrivals, CapacitySearch, Ingredients, LoadPlan, Mix, Nodes, Offer, Profile, Question, Report, Shares, Stop, Users,
     Watched, find_capacity, run,
 };
 use larder_benches::{Bank, Outcome, ServedNode};
@@ -140,7 +140,7 @@ impl Generator {
             unique: false,
         };
         Ok(LoadPlan {
-            address: node.address().to_owned(),
+            nodes: Nodes::one(node.address()),
             connections: 8,
             threads: 1,
             max_in_flight: 20_000,

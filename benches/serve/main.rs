@@ -11,7 +11,7 @@ mod echo;
 use std::time::Duration;
 
 use larder::load::{
-    Arrivals, Ingredients, LoadPlan, Mix, Offer, Profile, Question, Report, Shares, Stop, Totals, Users, run,
+    Arrivals, Ingredients, LoadPlan, Mix, Nodes, Offer, Profile, Question, Report, Shares, Stop, Totals, Users, run,
 };
 use larder_benches::{Bank, CpuTimes, Figures, LOAD_CORE, Outcome, ServedNode, median, only_core, setting};
 
@@ -131,7 +131,7 @@ impl Bench {
 
     fn run(&self, address: &str, rate: f64) -> Outcome<Report> {
         let plan = LoadPlan {
-            address: address.to_owned(),
+            nodes: Nodes::one(address),
             connections: 8,
             threads: 1,
             max_in_flight: 20_000,

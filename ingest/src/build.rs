@@ -3,18 +3,20 @@
 
 use std::fs;
 use std::num::NonZero;
+use std::path::Path;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use arrow::array::RecordBatch;
-use larder_store::{GenerationWriter, MAX_NAMED_SOURCES, Manifest, ManifestSource, ManifestSources, SOURCE_END_BYTES};
+use larder_store::{MAX_NAMED_SOURCES, Manifest, ManifestSource, ManifestSources, SOURCE_END_BYTES};
 
 use crate::Error;
 use crate::budget::Budget;
 use crate::folder::WorkFolder;
-use crate::gather::{Gather, memory_of};
+use crate::gather::{Gather, Run, memory_of};
 use crate::location::FoundFile;
 use crate::merge::merge;
+use crate::output::Output;
 use crate::reading::{self, Reading, Sources};
 use crate::rejects::Rejects;
 use crate::request::{self, BuildRequest};
@@ -54,6 +56,8 @@ pub enum Progress {
         /// The rows that it had sorted and that are not read again; `None` when it was a build of something else, which is removed.
         rows: Option<u64>,
     },
+    /// What that build had sorted turned out to be damaged, and all rows are read and sorted again.
+    Damaged,
     /// Reading and sorting the rows, because they are not in order.
     Reading {
         /// Rows read so far, of all files.
@@ -61,7 +65,7 @@ pub enum Progress {
         /// Rows to read.
         of: u64,
     },
-    /// All rows are in sorted runs, which are now merged.
+    /// All rows of this shard are in sorted runs, which are now merged.
     Sorting {
         /// Their number.
         rows: u64,
@@ -70,7 +74,7 @@ pub enum Progress {
     Writing {
         /// Rows written so far.
         rows: u64,
-        /// Rows to write.
+        /// Rows to write. Of a source in order it is not known before how many are rejected or another shard's: it falls as they are found.
         of: u64,
     },
 }
@@ -85,7 +89,7 @@ pub enum Progress {
 /// [`Error::FixSource`] names file, column or row, what was found and what is expected; [`Error::FreeSpace`] says how much is missing.
 pub fn build(request: &BuildRequest<'_>, progress: &mut dyn FnMut(Progress)) -> Result<BuildReport, Error> {
     request.view.validate()?;
-    let files = reading::find(&request.sources)?;
+    let files = reading::find(request)?;
     let fingerprint = request.fingerprint(&files)?;
     if fs::symlink_metadata(&request.out).is_ok() {
         return request::built_before(&request.out, &fingerprint);
@@ -128,6 +132,15 @@ pub fn build(request: &BuildRequest<'_>, progress: &mut dyn FnMut(Progress)) -> 
     Ok(report)
 }
 
+/// Removes what a build of `out` that was killed has left, also what it set aside on another disk. False when there is nothing, or when a build of
+/// it is under way.
+///
+/// # Errors
+/// [`Error::CheckDisk`] when it cannot be removed.
+pub fn discard(out: &Path) -> Result<bool, Error> {
+    WorkFolder::discard(out)
+}
+
 /// One build: what is asked for, what the sources say they hold, and where the work is done.
 struct Build<'a> {
     request: &'a BuildRequest<'a>,
@@ -141,7 +154,7 @@ struct Build<'a> {
 /// What became of the attempt to write the rows as they come.
 enum AsTheyCome {
     Written(Box<BuildReport>),
-    /// They are not in order; about as many bytes a row takes in memory.
+    /// They are not in order; about as many bytes all of them take in memory.
     NotInOrder(u64),
 }
 
@@ -159,17 +172,23 @@ impl Build<'_> {
         }
         if taken_over.is_some() {
             // Its segments are of the size that was chosen then.
-            return self.sorted(0, progress);
+            let outcome = self.sorted(0, progress);
+            let Err(Error::BuildAgain { .. }) = outcome else { return outcome };
+            progress(Progress::Damaged);
+            self.state.forget()?;
+            self.state.remove_strays()?;
+            self.folder.clear()?;
+            self.rejects.restart(0, Vec::new());
         }
         match self.as_they_come(progress)? {
             AsTheyCome::Written(report) => Ok(*report),
-            AsTheyCome::NotInOrder(bytes_per_row) => self.sorted(bytes_per_row, progress),
+            AsTheyCome::NotInOrder(expected_bytes) => self.sorted(expected_bytes, progress),
         }
     }
 
     /// Writes the rows as they are read, by another thread, until one is not in order.
     fn as_they_come(&self, progress: &mut dyn FnMut(Progress)) -> Result<AsTheyCome, Error> {
-        let mut writer = self.writer()?;
+        let mut writer = Output::create(self.request, &self.folder.generation())?;
         let of = self.sources.rows();
         let outcome = thread::scope(|scope| {
             let (read, batches) = sync_channel(AHEAD);
@@ -182,37 +201,38 @@ impl Build<'_> {
                 }
                 Ok::<_, Error>(reading.rows())
             });
-            let (mut order, mut written) = (Order::default(), 0);
+            let (mut order, mut written, mut taken) = (Order::default(), 0, 0);
             for (rows, read) in batches {
+                taken += memory_of(&rows);
                 if !order.goes_on(&rows) {
-                    return Ok(Err(memory_of(&rows).div_ceil(rows.num_rows().max(1) as u64)));
+                    return Ok(Err(self.sources.expected_memory(read, taken)));
                 }
                 writer.append(&rows)?;
                 written += rows.num_rows() as u64;
-                progress(Progress::Writing { rows: read, of });
+                // Of what was read the rest is not written: rejected, or of another shard.
+                progress(Progress::Writing { rows: written, of: of.saturating_sub(read - written) });
             }
             let read = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             Ok::<_, Error>(Ok((read, written)))
         })?;
         match outcome {
             Ok((rows_read, written)) => Ok(AsTheyCome::Written(Box::new(self.finish(writer, rows_read, written)?))),
-            Err(bytes_per_row) => {
+            Err(expected_bytes) => {
                 self.rejects.restart(0, Vec::new());
-                Ok(AsTheyCome::NotInOrder(bytes_per_row))
+                Ok(AsTheyCome::NotInOrder(expected_bytes))
             }
         }
     }
 
-    /// Sorts the rows in runs, merges the runs and writes the rows.
-    fn sorted(&self, bytes_per_row: u64, progress: &mut dyn FnMut(Progress)) -> Result<BuildReport, Error> {
+    /// Sorts the rows in runs, merges the runs and writes the rows. They are expected to take so many bytes; 0 when that is not known.
+    fn sorted(&self, expected_bytes: u64, progress: &mut dyn FnMut(Progress)) -> Result<BuildReport, Error> {
         self.folder.clear()?;
         let (count, samples) = self.state.rejected();
         self.rejects.restart(count, samples);
         let of = self.sources.rows();
-        let bytes = of.saturating_mul(bytes_per_row);
-        let resident = bytes_per_row > 0 && bytes <= self.budget.resident_bytes;
-        // A little less than fits, since the first rows may be smaller than others; and something for every thread.
-        let fitting = self.budget.run_bytes / 10 * 9 / bytes_per_row.max(1);
+        let resident = expected_bytes > 0 && expected_bytes <= self.budget.resident_bytes;
+        // A little less than fits, since rows differ; and something for every thread.
+        let fitting = self.budget.run_bytes / 10 * 9 / expected_bytes.div_ceil(of.max(1)).max(1);
         let segment_rows = fitting.clamp(1, of.div_ceil(self.budget.threads as u64).max(1));
         let gather = Gather {
             sources: self.sources,
@@ -220,7 +240,7 @@ impl Build<'_> {
             budget: &self.budget,
             folder: self.folder,
             state: self.state,
-            schema: self.request.view.arrow_schema(),
+            schema: self.request.schema(),
             segment_rows: self.state.segment_rows(segment_rows),
             resident,
         };
@@ -229,10 +249,10 @@ impl Build<'_> {
             rows_read = rows;
             progress(Progress::Reading { rows, of });
         })?;
-        let kept = rows_read - self.rejects.count();
+        let kept = runs.iter().map(Run::rows).sum();
         progress(Progress::Sorting { rows: kept });
         let runs = gather.open(gather.reduce(runs)?)?;
-        let mut writer = self.writer()?;
+        let mut writer = Output::create(self.request, &self.folder.generation())?;
         let mut written = 0;
         thread::scope(|scope| {
             let (merged, batches) = sync_channel::<RecordBatch>(AHEAD);
@@ -250,14 +270,7 @@ impl Build<'_> {
         self.finish(writer, rows_read, written)
     }
 
-    fn writer(&self) -> Result<GenerationWriter, Error> {
-        let BuildRequest { view, tenant, generation, as_of_ms, limits, .. } = self.request;
-        let dir = self.folder.generation();
-        let writer = GenerationWriter::create(&dir, view, *tenant, *generation, *as_of_ms, limits.writer.clone())?;
-        Ok(writer.place(self.request.placement.clone()).shard(self.request.shard))
-    }
-
-    fn finish(&self, writer: GenerationWriter, rows_read: u64, written: u64) -> Result<BuildReport, Error> {
+    fn finish(&self, writer: Output, rows_read: u64, written: u64) -> Result<BuildReport, Error> {
         self.sources.unchanged()?;
         let (rows_rejected, files) = (self.rejects.count(), self.sources.files.len());
         let of = self.sources.rows();
@@ -270,14 +283,18 @@ impl Build<'_> {
         if written == 0 {
             let shard = self.request.shard;
             let of_shard = if shard.is_whole() { String::new() } else { format!(" of shard {shard}") };
-            let message =
-                format!("{files} files hold no usable row{of_shard}: an empty generation would hide every entity");
+            let message = match self.request.delta {
+                Some(_) => format!("{files} files hold no usable change{of_shard}: nothing is to be published"),
+                None => {
+                    format!("{files} files hold no usable row{of_shard}: an empty generation would hide every entity")
+                }
+            };
             return Err(Error::FixRequest(message));
         }
         let named = self.sources.files.iter().take(MAX_NAMED_SOURCES).map(describe).collect::<Result<_, _>>()?;
         let bytes = self.sources.files.iter().map(|file| file.found.bytes).fold(0, u64::saturating_add);
         let sources = ManifestSources { files: files as u64, bytes, rows_read, rows_rejected, named };
-        let manifest = writer.built_from(sources).finish()?;
+        let manifest = writer.finish(sources)?;
         let (duplicates, beyond_n) = (manifest.duplicates_dropped, manifest.beyond_n_dropped);
         let already_built = false;
         Ok(BuildReport {

@@ -51,6 +51,12 @@ pub enum Error {
         /// What there is.
         free_mib: u64,
     },
+    /// Rows that this build or one before it has sorted and set aside are not as they were written. Build again; nothing goes on from them.
+    #[error("{} is cut short or damaged: build again, without it", path.display())]
+    BuildAgain {
+        /// The sorted run.
+        path: PathBuf,
+    },
     /// An object store or a server did not do what it was asked. Look at the address, the credentials, the network.
     #[error("cannot {action} {location}: {reason}")]
     CheckLocation {

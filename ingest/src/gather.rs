@@ -34,6 +34,14 @@ impl Run {
             Run::File(run) => run.order,
         }
     }
+
+    /// Their number.
+    pub(crate) fn rows(&self) -> u64 {
+        match self {
+            Run::Memory { sorted, .. } => sorted.rows() as u64,
+            Run::File(run) => run.rows,
+        }
+    }
 }
 
 /// The sorting half of a build.

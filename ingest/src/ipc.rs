@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use arrow_ipc::convert::try_fb_to_schema;
@@ -20,7 +20,7 @@ use crate::Error;
 
 /// Most columns of a schema: those of a view with keys, and as many that nobody asked for.
 const MAX_COLUMNS: usize = 2 * MAX_FEATURES;
-/// Most bytes of dictionaries in one stream, replaced ones included.
+/// Most bytes of dictionaries in one stream, replaced ones included, and grown ones once for each time they grew.
 const MAX_DICTIONARY_BYTES: usize = 64 << 20;
 
 /// A message: its header, a flatbuffer, and the bytes of its columns.
@@ -102,7 +102,9 @@ impl IpcDecoder {
         if batch.data().is_some_and(|data| data.compression().is_some()) {
             return Err(compressed());
         }
-        self.dictionary_bytes += body.len();
+        // A part that is added to a dictionary makes a new one of both, and batches that wait keep the old one.
+        let before = self.dictionaries.get(&batch.id()).filter(|_| batch.isDelta());
+        self.dictionary_bytes += body.len() + before.map_or(0, bytes_of);
         if self.dictionary_bytes > MAX_DICTIONARY_BYTES {
             let message = format!("dictionaries of more than {MAX_DICTIONARY_BYTES} bytes in one stream; open another");
             return Err(wrong(message));
@@ -138,6 +140,11 @@ impl IpcBatch {
     }
 }
 
+/// Bytes of an array's values; buffers that it shares with others count by its part of them.
+fn bytes_of(array: &ArrayRef) -> usize {
+    array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size())
+}
+
 /// The header of a message, checked.
 pub(crate) fn read(header: &[u8]) -> Result<Message<'_>, Error> {
     root_as_message(header).map_err(|error| wrong(format!("a header cannot be read: {error}")))
@@ -162,4 +169,46 @@ fn compressed() -> Error {
 
 fn wrong(what: impl Into<String>) -> Error {
     Error::FixRequest(what.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::StringDictionaryBuilder;
+    use arrow::datatypes::{Field, Int32Type, Schema};
+    use arrow_ipc::writer::{DictionaryHandling, DictionaryTracker, EncodedData, IpcDataGenerator, IpcWriteOptions};
+
+    use super::*;
+
+    fn message(encoded: EncodedData) -> IpcMessage {
+        IpcMessage { header: encoded.ipc_message.into(), body: encoded.arrow_data.into() }
+    }
+
+    #[test]
+    fn a_dictionary_that_grows_counts_whole_each_time() {
+        let options = IpcWriteOptions::default().with_dictionary_handling(DictionaryHandling::Delta);
+        let (mut values, mut grown) = (StringDictionaryBuilder::<Int32Type>::new(), 0);
+        values.append_value("x".repeat(MAX_DICTIONARY_BYTES / 8));
+        let schema = Schema::new(vec![Field::new("text", values.finish_preserve_values().data_type().clone(), true)]);
+        let mut tracker = DictionaryTracker::new(false);
+        let generator = IpcDataGenerator::default();
+        let described = generator.schema_to_bytes_with_dictionary_tracker(&schema, &mut tracker, &options);
+        let mut decoder = IpcDecoder::default();
+        decoder.take(message(described)).unwrap();
+        let refused = loop {
+            // A small part for a large dictionary.
+            values.append_value(format!("value {grown}"));
+            let column: ArrayRef = Arc::new(values.finish_preserve_values());
+            let batch = RecordBatch::try_new(Arc::new(schema.clone()), vec![column]).unwrap();
+            let mut context = Default::default();
+            let (parts, _) = generator.encode(&batch, &mut tracker, &options, &mut context).unwrap();
+            let sent: usize = parts.iter().map(|part| part.arrow_data.len()).sum();
+            assert!(grown == 0 || sent < 1 << 10, "{sent} bytes are a part and not the whole");
+            match parts.into_iter().try_for_each(|part| decoder.take(message(part)).map(drop)) {
+                Ok(()) => grown += 1,
+                Err(refusal) => break refusal,
+            }
+        };
+        assert!(refused.to_string().contains("dictionaries of more than"), "{refused}");
+        assert_eq!(grown, 7, "the first whole, and then six times what it had become");
+    }
 }

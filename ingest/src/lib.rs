@@ -1,8 +1,9 @@
 //! Larder's ingest: Parquet snapshots in, generations of the feature store out.
 //!
 //! [`build`] reads the files of one view and tenant, here or in an object store, checks every column against the view's declaration, sorts the
-//! rows by entity where they are not sorted, on disk where they do not fit into memory, and hands them to the store's own writer. It opens no
-//! store: the node links the finished folder in with `Store::publish`.
+//! rows by entity where they are not sorted, on disk where they do not fit into memory, and hands them to the store's own writer: of a whole
+//! generation, or of a delta snapshot, rows and deletions since an earlier state. It opens no store: the node takes the finished folder in with
+//! `Store::publish`.
 //! [`ColdRule`] says which entities are placed cold, in a build and when an open store's live generation is divided anew.
 //! [`Location`] is a path of this machine or a URL of an object store, for whoever reads or writes files.
 //! [`Canonical`] makes record batches that come from elsewhere fit a view by the same rules; [`changes`] does so for rows that come one by one, and
@@ -10,6 +11,7 @@
 
 mod request;
 mod build;
+mod output;
 mod placement;
 mod reading;
 mod source;
@@ -33,7 +35,7 @@ mod location;
 mod remote;
 mod error;
 
-pub use build::{BuildReport, Progress, build};
+pub use build::{BuildReport, Progress, build, discard};
 pub use canonical::{Canonical, entities};
 pub use change_stream::{
     Begin, ChangeStream, Format, MoveTo, Moved, PartitionState, PartitionStatus, Progress as StreamProgress,
@@ -41,7 +43,7 @@ pub use change_stream::{
 };
 pub use error::Error;
 pub use ipc::{IpcBatch, IpcDecoder, IpcMessage, IpcReceived};
-pub use location::{FoundFile, Location};
+pub use location::{FoundFile, Location, without_secrets};
 pub use placement::{ColdRule, place};
-pub use request::{BuildLimits, BuildRequest};
+pub use request::{BuildLimits, BuildRequest, DeltaRequest};
 pub use rows::{Changes, Row, Value, WrongRow, changes};

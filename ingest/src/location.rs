@@ -4,30 +4,31 @@
 //! Everything waits until it is done; nothing here is kept open, so that a location can be used by many threads. What is written locally is
 //! durable and whole, or absent; what is written to an object store is whole or absent by the store's own promise.
 
+mod content;
+mod local;
+mod url;
+
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read, Write};
-use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
 
-use bytes::Bytes;
 use object_store::path::Path as ObjectPath;
-use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, WriteMultipart};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use reqwest::Url;
 use tokio_stream::StreamExt;
 
 use crate::Error;
 use crate::remote::{connect, is_about_credentials, refusal, wait};
 
+pub(crate) use local::write_whole;
+use local::{file_name, found_local, list_local, modified_ns};
+use url::below;
+pub use url::without_secrets;
+
 /// Files that one listing returns at most.
 const MAX_LISTED_FILES: usize = 1_000_000;
-/// Bytes that are moved at a time.
-const PART_BYTES: usize = 8 << 20;
-/// Parts of one file that are on their way at a time.
-const PARTS_AT_A_TIME: usize = 4;
 
 /// A file or a folder, here or in an object store.
 #[derive(Clone)]
@@ -194,155 +195,6 @@ impl Location {
         Ok(files)
     }
 
-    /// Bytes of the file; fewer where it ends before. With an ETag the read fails when the file has another by now.
-    ///
-    /// # Errors
-    /// [`Error::CheckDisk`] or [`Error::CheckLocation`] when it is not there or cannot be read.
-    pub fn read_range(&self, range: Range<u64>, etag: Option<&str>) -> Result<Bytes, Error> {
-        if range.is_empty() {
-            return Ok(Bytes::new());
-        }
-        match &self.0 {
-            Place::Local(path) => read_local(path, range).map_err(Error::disk("read", path)),
-            Place::Remote { store, path, .. } => {
-                let (store, path) = (store.clone(), path.clone());
-                let options = GetOptions::new().with_range(Some(range)).with_if_match(etag);
-                let read = wait(async move { store.get_opts(&path, options).await?.bytes().await });
-                read.map_err(|error| self.refused("read", &error))
-            }
-        }
-    }
-
-    /// The whole file, of at most `max_bytes`.
-    ///
-    /// # Errors
-    /// As for [`Location::read_range`], and [`Error::FixRequest`] when it is larger.
-    pub fn read(&self, max_bytes: u64) -> Result<Bytes, Error> {
-        let bytes = self.length()?;
-        if bytes > max_bytes {
-            return Err(Error::FixRequest(format!("{self} has {bytes} bytes, at most {max_bytes} are read")));
-        }
-        self.read_range(0..bytes, None)
-    }
-
-    /// Copies the file to a path of this machine, which is whole and durable afterwards, or absent.
-    ///
-    /// # Errors
-    /// As for [`Location::read_range`], and [`Error::CheckDisk`] when `to` cannot be written.
-    pub fn download(&self, to: &Path) -> Result<u64, Error> {
-        let found = self.find()?.ok_or_else(|| self.absent())?;
-        let mut failed = None;
-        let written = write_whole(to, |file| {
-            let mut at = 0;
-            while at < found.bytes {
-                let end = found.bytes.min(at + PART_BYTES as u64);
-                match self.read_range(at..end, found.etag.as_deref()) {
-                    Ok(part) if part.len() as u64 == end - at => file.write_all(&part)?,
-                    Ok(_) => return Err(ErrorKind::UnexpectedEof.into()),
-                    Err(error) => {
-                        failed = Some(error);
-                        return Err(ErrorKind::Other.into());
-                    }
-                }
-                at = end;
-            }
-            Ok(())
-        });
-        match (failed, written) {
-            (Some(error), _) | (None, Err(error)) => Err(error),
-            (None, Ok(())) => Ok(found.bytes),
-        }
-    }
-
-    /// Writes the file, in place of one that is there. Folders above it are made where they are missing.
-    ///
-    /// # Errors
-    /// [`Error::CheckDisk`] or [`Error::CheckLocation`] when it cannot be written.
-    pub fn write(&self, content: impl Into<Bytes>) -> Result<(), Error> {
-        let content = content.into();
-        match &self.0 {
-            Place::Local(path) => {
-                create_parent(path)?;
-                write_whole(path, |file| file.write_all(&content))
-            }
-            Place::Remote { store, path, .. } => {
-                let (store, path) = (store.clone(), path.clone());
-                let put = wait(async move { store.put(&path, content.into()).await });
-                put.map(drop).map_err(|error| self.refused("write", &error))
-            }
-        }
-    }
-
-    /// Copies a file of this machine to this location, in place of one that is there, and returns its length.
-    ///
-    /// # Errors
-    /// [`Error::CheckDisk`] or [`Error::CheckLocation`] when one cannot be read or the other cannot be written.
-    pub fn upload(&self, from: &Path) -> Result<u64, Error> {
-        let bytes = fs::metadata(from).map_err(Error::disk("read", from))?.len();
-        let mut file = File::open(from).map_err(Error::disk("open", from))?;
-        match &self.0 {
-            Place::Local(path) => {
-                create_parent(path)?;
-                write_whole(path, |to| io::copy(&mut file, to).map(drop))?;
-            }
-            // A server that takes only whole files, as HTTP servers do, takes these.
-            Place::Remote { .. } if bytes <= PART_BYTES as u64 => {
-                self.write(fs::read(from).map_err(Error::disk("read", from))?)?;
-            }
-            Place::Remote { store, path, .. } => {
-                let (store, path) = (store.clone(), path.clone());
-                let sent = wait(async move {
-                    let upload = store.put_multipart(&path).await?;
-                    let mut parts = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
-                    let mut part = vec![0; PART_BYTES];
-                    loop {
-                        parts.wait_for_capacity(PARTS_AT_A_TIME).await?;
-                        match file.read(&mut part) {
-                            Ok(0) => break,
-                            Ok(count) => parts.write(&part[..count]),
-                            Err(error) => {
-                                parts.abort().await?;
-                                return Ok(Err(error));
-                            }
-                        }
-                    }
-                    parts.finish().await.map(|_| Ok(()))
-                });
-                sent.map_err(|error| self.refused("write", &error))?.map_err(Error::disk("read", from))?;
-            }
-        }
-        Ok(bytes)
-    }
-
-    /// Deletes the file; one that is not there is deleted already.
-    ///
-    /// # Errors
-    /// [`Error::CheckDisk`] or [`Error::CheckLocation`] when it stays.
-    pub fn delete(&self) -> Result<(), Error> {
-        match &self.0 {
-            Place::Local(path) => match fs::remove_file(path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::disk("remove", path)(error)),
-                _ => Ok(()),
-            },
-            Place::Remote { store, path, .. } => {
-                let (store, path) = (store.clone(), path.clone());
-                match wait(async move { store.delete(&path).await }) {
-                    Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-                    Err(error) => Err(self.refused("delete", &error)),
-                }
-            }
-        }
-    }
-
-    fn length(&self) -> Result<u64, Error> {
-        Ok(self.find()?.ok_or_else(|| self.absent())?.bytes)
-    }
-
-    fn absent(&self) -> Error {
-        let reason = "there is no such file".to_owned();
-        Error::CheckLocation { action: "read", location: self.to_string(), reason }
-    }
-
     /// Why a folder could not be listed. Of a plain HTTP server only files can be had.
     fn unlisted(&self, error: &object_store::Error) -> Error {
         match &self.0 {
@@ -398,92 +250,9 @@ impl From<PathBuf> for Location {
     }
 }
 
-/// The URL with more names behind it.
-fn below<'a>(url: &Url, names: impl Iterator<Item = &'a str>) -> Url {
-    let mut url = url.clone();
-    if let Ok(mut segments) = url.path_segments_mut() {
-        segments.pop_if_empty().extend(names);
-    }
-    url
-}
-
-/// A URL that was refused, for messages: nothing of it that may be a secret.
-fn without_secrets(text: &str) -> String {
-    let end = text.find(['?', '#']).unwrap_or(text.len());
-    match (text.find("://"), text[..end].rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => format!("{}://…@{}", &text[..scheme], &text[at + 1..end]),
-        _ => text[..end].to_owned(),
-    }
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
-}
-
-fn found_local(path: &Path, relative: String, metadata: &fs::Metadata) -> FoundFile {
-    let (bytes, modified_ns) = (metadata.len(), modified_ns(metadata));
-    FoundFile { location: Location::local(path), relative, bytes, modified_ns, etag: None }
-}
-
-fn modified_ns(metadata: &fs::Metadata) -> i64 {
-    let seconds = metadata.mtime().saturating_mul(1_000_000_000);
-    let since = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    since.and_then(|since| i64::try_from(since.as_nanos()).ok()).unwrap_or(seconds)
-}
-
-fn list_local(folder: &Path, above: &str, files: &mut Vec<FoundFile>) -> Result<(), Error> {
-    for entry in fs::read_dir(folder).map_err(Error::disk("read", folder))? {
-        let path = entry.map_err(Error::disk("read", folder))?.path();
-        let metadata = fs::metadata(&path).map_err(Error::disk("read", &path))?;
-        let relative = if above.is_empty() { file_name(&path) } else { format!("{above}/{}", file_name(&path)) };
-        if metadata.is_dir() {
-            list_local(&path, &relative, files)?;
-        } else {
-            files.push(found_local(&path, relative, &metadata));
-        }
-        if files.len() > MAX_LISTED_FILES {
-            break;
-        }
-    }
-    Ok(())
-}
-
-fn read_local(path: &Path, range: Range<u64>) -> io::Result<Bytes> {
-    let file = File::open(path)?;
-    let end = range.end.min(file.metadata()?.len());
-    let mut bytes = vec![0; usize::try_from(end.saturating_sub(range.start)).map_err(io::Error::other)?];
-    file.read_exact_at(&mut bytes, range.start)?;
-    Ok(bytes.into())
-}
-
-fn create_parent(path: &Path) -> Result<(), Error> {
-    match path.parent() {
-        Some(parent) => fs::create_dir_all(parent).map_err(Error::disk("create", parent)),
-        None => Ok(()),
-    }
-}
-
-/// Writes a file so that it is whole and durable, or absent (or the old one).
-pub(crate) fn write_whole(path: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Error> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
-    let temporary = Path::new(&temporary);
-    let write = || {
-        let mut file = File::create(temporary)?;
-        content(&mut file)?;
-        file.sync_all()?;
-        fs::rename(temporary, path)?;
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
-    };
-    write().map_err(|error| {
-        let _ = fs::remove_file(temporary);
-        Error::disk("write", path)(error)
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::time::{Duration, SystemTime};
 
     use super::*;

@@ -3,6 +3,7 @@
 //! Batches are decoded ahead on threads of their own, one per run at most, so that the thread which compares never waits for a disk or a
 //! codec as long as the others keep up. Rows of one entity stay in the order of the runs, and within a run in its order.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -29,6 +30,9 @@ pub(crate) enum SortedRun {
         step: usize,
     },
     File(Box<RunReader>),
+    /// Panics when it is read.
+    #[cfg(test)]
+    Broken,
 }
 
 impl SortedRun {
@@ -48,18 +52,20 @@ impl SortedRun {
                 *taken = end;
                 Ok(Some(batch))
             }
+            #[cfg(test)]
+            SortedRun::Broken => panic!("a run that is broken on purpose"),
         }
     }
 }
 
-/// A run with what it yielded.
-type Yield = (SortedRun, Result<Option<RecordBatch>, Error>);
-
-/// The wish for the next batch of a run.
-struct Job {
+/// A run with the way back of what is read of it. The thread that reads has both or neither, so that whoever waits learns of its end.
+struct Lent {
     run: SortedRun,
     reply: SyncSender<Yield>,
 }
+
+/// What a run yielded, with the run.
+type Yield = (Lent, Result<Option<RecordBatch>, Error>);
 
 /// Merges the runs, given in the order in which their rows were read, and passes batches on in entity order.
 pub(crate) fn merge(
@@ -67,7 +73,7 @@ pub(crate) fn merge(
     budget: &Budget,
     out: impl FnMut(RecordBatch) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let (jobs, wishes) = channel::<Job>();
+    let (jobs, wishes) = channel::<Lent>();
     let wishes = Mutex::new(wishes);
     thread::scope(|scope| {
         for _ in 0..budget.threads.min(runs.len()) {
@@ -78,21 +84,27 @@ pub(crate) fn merge(
     })
 }
 
-/// Fulfils wishes as long as any can come.
-fn serve(wishes: &Mutex<Receiver<Job>>) {
+/// Fulfils wishes, each for the next batch of a run, as long as any can come.
+fn serve(wishes: &Mutex<Receiver<Lent>>) {
     loop {
         let wish = wishes.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { mut run, reply }) = wish else { return };
-        let batch = run.next();
-        // A merge that was given up wants no reply.
-        let _ = reply.send((run, batch));
+        let Ok(mut lent) = wish else { return };
+        // Where reading panics the way back ends here, and the others go on.
+        let read = catch_unwind(AssertUnwindSafe(move || {
+            let batch = lent.run.next();
+            (lent, batch)
+        }));
+        if let Ok((lent, batch)) = read {
+            let reply = lent.reply.clone();
+            // A merge that was given up wants no reply.
+            let _ = reply.send((lent, batch));
+        }
     }
 }
 
 /// Where a run stands.
 struct Cursor {
     replies: Receiver<Yield>,
-    reply: SyncSender<Yield>,
     /// The batch's place among those held.
     held: usize,
     entities: StringArray,
@@ -109,7 +121,7 @@ impl Cursor {
 }
 
 struct Merge {
-    jobs: Sender<Job>,
+    jobs: Sender<Lent>,
     cursors: Vec<Cursor>,
     /// Runs that have rows, as a heap with the least entity first.
     heap: Vec<usize>,
@@ -123,14 +135,14 @@ struct Merge {
 }
 
 impl Merge {
-    fn start(runs: Vec<SortedRun>, jobs: Sender<Job>, max_retired: usize) -> Result<Merge, Error> {
+    fn start(runs: Vec<SortedRun>, jobs: Sender<Lent>, max_retired: usize) -> Result<Merge, Error> {
         let mut cursors = Vec::with_capacity(runs.len());
         for run in runs {
             let (reply, replies) = sync_channel(1);
             // The threads live as long as `jobs`, so a wish is always taken.
-            let _ = jobs.send(Job { run, reply: reply.clone() });
+            let _ = jobs.send(Lent { run, reply });
             let entities = StringArray::from(Vec::<&str>::new());
-            cursors.push(Cursor { replies, reply, held: 0, entities, row: 0, start: 0, bytes_per_row: 0 });
+            cursors.push(Cursor { replies, held: 0, entities, row: 0, start: 0, bytes_per_row: 0 });
         }
         let mut merge = Merge {
             jobs,
@@ -179,11 +191,12 @@ impl Merge {
     fn next_batch(&mut self, run: usize) -> Result<bool, Error> {
         let cursor = &mut self.cursors[run];
         loop {
-            let Ok((sorted, batch)) = cursor.replies.recv() else {
-                return Err(Error::FixRequest("a thread that reads sorted rows has ended: build again".to_owned()));
+            let Ok((lent, batch)) = cursor.replies.recv() else {
+                let message = "reading sorted rows panicked, which is a bug: report it with the line above".to_owned();
+                return Err(Error::FixRequest(message));
             };
             let Some(batch) = batch? else { return Ok(false) };
-            let _ = self.jobs.send(Job { run: sorted, reply: cursor.reply.clone() });
+            let _ = self.jobs.send(lent);
             if batch.num_rows() == 0 {
                 continue;
             }
@@ -284,6 +297,15 @@ mod tests {
         // Passing rows on at every used-up batch changes nothing.
         assert_eq!(merged(runs(), &Budget { retired_bytes: 0, ..budget }), [0, 6, 1, 3, 4, 7, 5, 2]);
         assert!(merged(Vec::new(), &budget).is_empty());
+    }
+
+    #[test]
+    fn a_reader_that_panics_ends_the_merge_with_an_error() {
+        for threads in [1, 4] {
+            let runs = vec![run(&[("a", 0), ("b", 1)], 1), SortedRun::Broken, run(&[("c", 2)], 1)];
+            let outcome = merge(runs, &Budget::new(1, threads), |_| Ok(()));
+            assert!(outcome.unwrap_err().to_string().contains("panicked"), "{threads} threads");
+        }
     }
 
     #[test]

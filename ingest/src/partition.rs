@@ -49,7 +49,9 @@ fn unescape(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
-        let digits = after.get(..2).filter(|_| first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        // A number may have a sign, an escape may not.
+        let digits = after.get(..2).filter(|digits| first == b'%' && digits.iter().all(u8::is_ascii_hexdigit));
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
         let escaped = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
         bytes.push(escaped.unwrap_or(first));
         rest = &after[if escaped.is_some() { 2 } else { 0 }..];
@@ -71,6 +73,7 @@ mod tests {
         assert_eq!(found, expected);
         assert!(partitions("x.parquet").is_empty());
         assert_eq!(unescape("100%/%zz%é%e4"), "100%/%zz%é%e4", "what is no escape, or no text afterwards");
+        assert_eq!(unescape("%+5%-1% 7%41"), "%+5%-1% 7A", "no digits");
     }
 
     #[test]

@@ -9,7 +9,8 @@ use crate::Error;
 use crate::location::{FoundFile, Location};
 use crate::own_rows::own_rows;
 use crate::rejects::{Reject, Rejects};
-use crate::source::{Source, SourceFile};
+use crate::request::BuildRequest;
+use crate::source::{Holds, Source, SourceFile};
 
 /// The files of a snapshot in the order in which they are read, each checked against the view.
 pub(crate) struct Sources<'a> {
@@ -20,11 +21,28 @@ pub(crate) struct Sources<'a> {
     block_bytes: u64,
     /// The number of each file's first row among all rows, and behind them that of all rows.
     starts: Vec<u64>,
+    /// Bytes of each file's wanted columns, before their pages were compressed.
+    bytes: Vec<u64>,
+}
+
+/// The files of a build, in the order in which they are read; those of deletions first, as their writer wants it.
+pub(crate) fn find(request: &BuildRequest<'_>) -> Result<Vec<(Holds, FoundFile)>, Error> {
+    let with = |holds, files: Vec<FoundFile>| files.into_iter().map(move |file| (holds, file));
+    let Some(delta) = &request.delta else {
+        return Ok(with(Holds::Rows, find_all(&request.sources)?).collect());
+    };
+    if request.sources.is_empty() && delta.deletions.is_empty() {
+        let message = "a delta snapshot of nothing: name files of rows that have changed, or of deletions".to_owned();
+        return Err(Error::FixRequest(message));
+    }
+    let of = |locations: &[Location]| if locations.is_empty() { Ok(Vec::new()) } else { find_all(locations) };
+    let deletions = with(Holds::Deletions { at_ms: request.as_of_ms }, of(&delta.deletions)?);
+    Ok(deletions.chain(with(Holds::Upserts, of(&request.sources)?)).collect())
 }
 
 /// The Parquet files at the locations: files, and all `*.parquet` files below folders in order of their paths. What begins with a dot or an
 /// underscore is what programs leave there for themselves.
-pub(crate) fn find(locations: &[Location]) -> Result<Vec<FoundFile>, Error> {
+fn find_all(locations: &[Location]) -> Result<Vec<FoundFile>, Error> {
     let mut files = Vec::new();
     for location in locations {
         if let Some(file) = location.find()? {
@@ -59,18 +77,34 @@ fn is_data(relative: &str) -> bool {
 impl<'a> Sources<'a> {
     /// Checks every file against the view before any row is read.
     pub(crate) fn check(
-        files: Vec<FoundFile>,
+        files: Vec<(Holds, FoundFile)>,
         view: &'a ViewConfig,
         shard: Shard,
         block_bytes: u64,
     ) -> Result<Sources<'a>, Error> {
-        let files: Vec<_> = files.into_iter().map(Source::new).collect();
+        let files: Vec<_> = files.into_iter().map(|(holds, found)| Source::new(holds, found)).collect();
         let mut starts = vec![0u64];
+        let mut bytes = Vec::with_capacity(files.len());
         for file in &files {
-            let rows = SourceFile::open(file, view, None, block_bytes)?.rows();
-            starts.push(starts[starts.len() - 1].saturating_add(rows));
+            let opened = SourceFile::open(file, view, None, block_bytes)?;
+            starts.push(starts[starts.len() - 1].saturating_add(opened.rows()));
+            bytes.push(opened.bytes());
         }
-        Ok(Sources { files, view, shard, block_bytes, starts })
+        Ok(Sources { files, view, shard, block_bytes, starts, bytes })
+    }
+
+    /// The memory that all rows will take when the first `rows` of them took `taken` bytes. The rest may be wider: how much is taken from what the
+    /// files say of themselves.
+    pub(crate) fn expected_memory(&self, rows: u64, taken: u64) -> u64 {
+        let begun = self.starts.partition_point(|start| *start < rows).clamp(1, self.files.len());
+        let sum = |bytes: &[u64]| bytes.iter().map(|bytes| u128::from(*bytes)).sum::<u128>();
+        let (said, all) = (sum(&self.bytes[..begun]), sum(&self.bytes));
+        let of_begun = u128::from(taken) * u128::from(self.starts[begun]) / u128::from(rows.max(1));
+        let expected = match said {
+            0 => of_begun.saturating_mul(u128::from(self.rows())) / u128::from(self.starts[begun].max(1)),
+            said => of_begun.saturating_mul(all) / said,
+        };
+        u64::try_from(expected).unwrap_or(u64::MAX)
     }
 
     /// Looks whether the local files are still those that were found: rows of two states of a file make no snapshot.
@@ -169,7 +203,10 @@ mod tests {
     fn ranges_of_rows_are_found_in_their_files_and_empty_files_stop_nothing() {
         let file = |name: &&str| {
             let location = Location::local(*name);
-            Source::new(FoundFile { location, relative: (*name).to_owned(), bytes: 1, modified_ns: 0, etag: None })
+            Source::new(
+                Holds::Rows,
+                FoundFile { location, relative: (*name).to_owned(), bytes: 1, modified_ns: 0, etag: None },
+            )
         };
         let view = ViewConfig {
             name: "v".into(),
@@ -183,8 +220,8 @@ mod tests {
             features: Vec::new(),
         };
         let files = ["none", "ten", "none", "five", "none"].iter().map(file).collect();
-        let sources =
-            Sources { files, view: &view, shard: Shard::default(), block_bytes: 1, starts: vec![0, 0, 10, 10, 15, 15] };
+        let (starts, bytes) = (vec![0, 0, 10, 10, 15, 15], vec![0, 1_000, 0, 2_000, 0]);
+        let mut sources = Sources { files, view: &view, shard: Shard::default(), block_bytes: 1, starts, bytes };
         let parts = |range: Range<u64>| -> Vec<(String, Range<u64>)> {
             let parts = sources.parts(&range).into_iter();
             parts.map(|(file, rows)| (file.found.relative.clone(), rows)).collect()
@@ -196,6 +233,12 @@ mod tests {
         assert_eq!(parts(10..15), [(five.clone(), 0..5)]);
         assert_eq!(parts(14..15), [(five, 4..5)]);
         assert_eq!(sources.rows(), 15);
+
+        // Rows of 30 bytes in a file that says 100: those of the other file say 400 and will take 120.
+        assert_eq!(sources.expected_memory(5, 150), 10 * 30 + 5 * 120);
+        assert_eq!(sources.expected_memory(15, 900), 900, "all of them were seen");
+        sources.bytes.fill(0);
+        assert_eq!(sources.expected_memory(5, 150), 15 * 30, "the files say nothing");
     }
 
     #[test]

@@ -5,12 +5,14 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use arrow::datatypes::SchemaRef;
 use larder_store::{Manifest, Placement, Shard, TenantId, ViewConfig, WriterLimits};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::build::BuildReport;
 use crate::location::{FoundFile, Location, write_whole};
+use crate::source::Holds;
 
 /// The record's name in a generation's folder, beside the manifest.
 const RECORD_FILE: &str = "build.json";
@@ -26,6 +28,8 @@ pub struct BuildRequest<'a> {
     pub tenant: TenantId,
     /// Parquet files, or folders whose `*.parquet` files at any depth are meant.
     pub sources: Vec<Location>,
+    /// Asks for a delta snapshot in place of a whole generation: `sources` are the rows that are new or have changed, and may be none.
+    pub delta: Option<DeltaRequest>,
     /// The folder to make; one that is there already is left as it is.
     pub out: PathBuf,
     /// The generation's number, greater than any published before; the present time in Unix seconds is a good one.
@@ -47,6 +51,16 @@ pub struct BuildRequest<'a> {
     /// What else must be equal for two requests to be the same: the caller's words for as-of and placement, of which only it knows whether
     /// they were asked for or follow from the time of the call.
     pub terms: String,
+}
+
+/// What else a delta snapshot is made of.
+#[derive(Debug, Clone)]
+pub struct DeltaRequest {
+    /// The files hold everything that has changed since then, Unix milliseconds UTC.
+    pub since_ms: i64,
+    /// Parquet files, or folders of them, whose rows are deletions: the entity, and where they have them the event time (without it that of the
+    /// delta snapshot) and in a history the element key (without it all elements).
+    pub deletions: Vec<Location>,
 }
 
 /// Limits of a build.
@@ -84,6 +98,7 @@ impl<'a> BuildRequest<'a> {
             view,
             tenant,
             sources,
+            delta: None,
             out,
             generation,
             as_of_ms,
@@ -97,16 +112,29 @@ impl<'a> BuildRequest<'a> {
         }
     }
 
+    /// The schema of the rows as they are sorted and written.
+    pub(crate) fn schema(&self) -> SchemaRef {
+        match self.delta {
+            None => self.view.arrow_schema(),
+            Some(_) => self.view.change_schema(),
+        }
+    }
+
     /// Stands for everything that decides what is in the generation but the moment of the call.
-    pub(crate) fn fingerprint(&self, files: &[FoundFile]) -> Result<String, Error> {
+    pub(crate) fn fingerprint(&self, files: &[(Holds, FoundFile)]) -> Result<String, Error> {
+        let deletions = files.iter().filter(|(holds, _)| matches!(holds, Holds::Deletions { .. })).count();
+        let delta = self.delta.as_ref().map(|delta| (delta.since_ms, deletions));
         let files: Vec<_> = files
             .iter()
-            .map(|file| (file.location.to_string(), &file.relative, file.bytes, file.modified_ns, &file.etag))
+            .map(|(_, file)| (file.location.to_string(), &file.relative, file.bytes, file.modified_ns, &file.etag))
             .collect();
         let BuildLimits { max_rejected_rows, writer, .. } = &self.limits;
         let whole = (self.view, self.tenant, self.shard, files, max_rejected_rows, writer, &self.terms);
-        let bytes = serde_json::to_vec(&whole)
-            .map_err(|error| Error::FixRequest(format!("the request cannot be written down: {error}")))?;
+        let bytes = match delta {
+            None => serde_json::to_vec(&whole),
+            Some(delta) => serde_json::to_vec(&(delta, whole)),
+        };
+        let bytes = bytes.map_err(|error| Error::FixRequest(format!("the request cannot be written down: {error}")))?;
         Ok(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&bytes)))
     }
 }

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, TimestampMillisecondArray, new_null_array};
 use arrow::compute::filter;
 use arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 use larder_store::{FeatureType, MAX_ENTITY_BYTES, ViewConfig};
@@ -30,10 +30,51 @@ const BATCH_BYTES: u64 = 4 << 20;
 /// Bytes of a rejected row's key that are kept.
 const MAX_KEY_CHARS: usize = 300;
 
+/// What the rows of a file are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holds {
+    /// Rows of a whole generation.
+    Rows,
+    /// New and changed rows of a delta snapshot.
+    Upserts,
+    /// Deletions of a delta snapshot, and when they happened where the file does not say it, Unix milliseconds UTC.
+    Deletions {
+        /// The time.
+        at_ms: i64,
+    },
+}
+
+impl Holds {
+    /// The schema of the rows as they are passed on.
+    pub(crate) fn schema(self, view: &ViewConfig) -> SchemaRef {
+        match self {
+            Holds::Rows => view.arrow_schema(),
+            Holds::Upserts | Holds::Deletions { .. } => view.change_schema(),
+        }
+    }
+
+    /// Whether a column is looked for in such a file, and what stands in its place where it is not there.
+    fn stand_in(self, view: &ViewConfig, column: usize, name: &str) -> (bool, Option<ArrayRef>) {
+        let Holds::Deletions { at_ms } = self else { return (true, None) };
+        match column {
+            0 => (true, None),
+            1 => {
+                let time = TimestampMillisecondArray::from(vec![at_ms]).with_timezone("UTC");
+                (true, Some(Arc::new(time)))
+            }
+            _ => {
+                let is_element = view.element_key.as_deref() == Some(name);
+                (is_element, Some(new_null_array(self.schema(view).field(column).data_type(), 1)))
+            }
+        }
+    }
+}
+
 /// A file of a snapshot, as it was found.
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
     pub(crate) found: FoundFile,
+    holds: Holds,
     /// The same as a path, for messages.
     pub(crate) path: PathBuf,
     /// Columns in the names of its folders.
@@ -41,9 +82,9 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    pub(crate) fn new(found: FoundFile) -> Source {
+    pub(crate) fn new(holds: Holds, found: FoundFile) -> Source {
         let path = PathBuf::from(found.location.to_string());
-        Source { path, partitions: partition::partitions(&found.relative), found }
+        Source { path, holds, partitions: partition::partitions(&found.relative), found }
     }
 }
 
@@ -52,11 +93,12 @@ pub(crate) struct SourceFile<'a> {
     path: &'a Path,
     view: &'a ViewConfig,
     reader: ParquetRecordBatchReader,
-    /// The view's canonical schema.
+    /// The canonical schema: the view's, or that of its changes.
     schema: SchemaRef,
-    /// The number of rows that the file says it holds.
+    /// The number of rows that the file says it holds, and the bytes of the wanted columns before their pages were compressed.
     rows: u64,
-    columns: Vec<(ColumnFrom, Wanted)>,
+    bytes: u64,
+    columns: Vec<ColumnFrom>,
     /// The number of the first row to read.
     first_row: u64,
     rows_read: u64,
@@ -66,10 +108,12 @@ pub(crate) struct SourceFile<'a> {
 
 /// Where a canonical column comes from.
 enum ColumnFrom {
-    /// A position in what the reader returns.
-    File(usize),
+    /// A position in what the reader returns, and what it is wanted for.
+    File(usize, Wanted),
     /// One row with the value that the folder's name holds.
     Folder(ArrayRef),
+    /// One row with what is so in every row of such files.
+    Given(ArrayRef),
 }
 
 /// A canonical batch without the rows whose keys cannot be used.
@@ -128,32 +172,40 @@ impl<'a> SourceFile<'a> {
         let schema = builder.schema();
         let mut roots = Vec::new();
         let mut columns = Vec::new();
-        for (name, former_names, wanted) in wanted_columns(view) {
-            let in_folder = |name: &&str| source.partitions.iter().find(|(column, _)| column == name);
+        for (column, (name, former_names, wanted)) in wanted_columns(view).enumerate() {
+            let (is_wanted, stand_in) = source.holds.stand_in(view, column, name);
             let names: Vec<_> = std::iter::once(name).chain(former_names.iter().map(String::as_str)).collect();
-            let Some(root) = wanted.find(view, schema, &names).map_err(|reason| Error::source(path, reason))? else {
-                let Some((column, value)) = names.iter().find_map(in_folder) else {
-                    return Err(Error::source(path, missing(view, name, wanted, schema)));
-                };
+            let names = if is_wanted { names } else { Vec::new() };
+            let in_folder = |name: &&str| source.partitions.iter().find(|(column, _)| column == name);
+            if let Some(root) = wanted.find(view, schema, &names).map_err(|reason| Error::source(path, reason))? {
+                roots.push(root);
+                columns.push(ColumnFrom::File(root, wanted));
+            } else if let Some((column, value)) = names.iter().find_map(in_folder) {
                 let value = partition::value(value.as_deref(), wanted)
                     .map_err(|reason| Error::source(path, format!("column {column}: {reason}")))?;
-                columns.push((ColumnFrom::Folder(value), wanted));
-                continue;
-            };
-            roots.push(root);
-            columns.push((ColumnFrom::File(root), wanted));
+                columns.push(ColumnFrom::Folder(value));
+            } else {
+                let given = stand_in.ok_or_else(|| Error::source(path, missing(view, name, wanted, schema)))?;
+                columns.push(ColumnFrom::Given(given));
+            }
+        }
+        if source.holds != Holds::Rows {
+            let deleted = matches!(source.holds, Holds::Deletions { .. });
+            columns.push(ColumnFrom::Given(Arc::new(BooleanArray::from(vec![deleted]))));
         }
         // The reader returns the wanted columns in the order of the file.
         roots.sort_unstable();
-        for (from, _) in &mut columns {
-            if let ColumnFrom::File(root) = from {
+        for from in &mut columns {
+            if let ColumnFrom::File(root, _) = from {
                 *root = roots.partition_point(|other| other < root);
             }
         }
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots.iter().copied());
         let groups = builder.metadata().row_groups();
         let rows = groups.iter().map(group_rows).fold(0, u64::saturating_add);
-        let largest = groups.iter().map(|group| bytes_per_row(group, &mask)).max().unwrap_or(0);
+        let bytes = groups.iter().map(|group| group_bytes(group, &mask)).fold(0, u64::saturating_add);
+        let largest =
+            groups.iter().map(|group| group_bytes(group, &mask) / group_rows(group).max(1)).max().unwrap_or(0);
         let batch_rows = (BATCH_BYTES / largest.max(1)).clamp(1, BATCH_ROWS as u64) as usize;
         let first_row = range.as_ref().map_or(0, |range| range.start);
         let mut builder = builder.with_projection(mask).with_batch_size(batch_rows);
@@ -169,8 +221,9 @@ impl<'a> SourceFile<'a> {
             path,
             view,
             reader,
-            schema: view.arrow_schema(),
+            schema: source.holds.schema(view),
             rows,
+            bytes,
             columns,
             first_row,
             rows_read: 0,
@@ -181,6 +234,11 @@ impl<'a> SourceFile<'a> {
     /// Rows in the file, by its own account.
     pub(crate) fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// Bytes of the wanted columns before their pages were compressed, by its own account.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Rows read so far, rejected ones included.
@@ -207,12 +265,13 @@ impl<'a> SourceFile<'a> {
         })?;
         self.rows_read += batch.num_rows() as u64;
         let mut columns = Vec::with_capacity(self.columns.len());
-        for (from, wanted) in &self.columns {
+        for from in &self.columns {
             let (column, name) = match from {
-                ColumnFrom::File(position) => {
+                ColumnFrom::File(position, wanted) => {
                     (wanted.convert(batch.column(*position)), batch.schema_ref().field(*position).name().as_str())
                 }
                 ColumnFrom::Folder(value) => (partition::repeated(value, batch.num_rows()), "of the folder's name"),
+                ColumnFrom::Given(value) => (partition::repeated(value, batch.num_rows()), "that is not there"),
             };
             columns.push(column.map_err(|reason| {
                 let last = first_row + batch.num_rows() as u64;
@@ -239,11 +298,12 @@ impl<'a> SourceFile<'a> {
             && lengths.into_iter().all(|length| (1..=MAX_ENTITY_BYTES as i32).contains(&length))
     }
 
-    /// The feature that identifies an element, with its column.
+    /// The feature that identifies an element, with its column; none in a file of deletions that names no elements.
     fn element_key<'c>(&self, columns: &'c [ArrayRef]) -> Option<(&'a String, &'c ArrayRef)> {
         let name = self.view.element_key.as_ref()?;
-        let feature = self.view.features.iter().position(|feature| &feature.name == name)?;
-        Some((name, &columns[2 + feature]))
+        let column = 2 + self.view.features.iter().position(|feature| &feature.name == name)?;
+        let is_there = !matches!(self.columns.get(column)?, ColumnFrom::Given(_));
+        is_there.then(|| (name, &columns[column]))
     }
 
     /// Which rows have keys that can be stored, how many have not, and the first of those.
@@ -295,11 +355,11 @@ fn group_rows(group: &RowGroupMetaData) -> u64 {
     u64::try_from(group.num_rows()).unwrap_or(0)
 }
 
-/// Bytes that a row of the wanted columns takes, before its pages were compressed.
-fn bytes_per_row(group: &RowGroupMetaData, wanted: &ProjectionMask) -> u64 {
+/// Bytes of a row group's wanted columns, before their pages were compressed.
+fn group_bytes(group: &RowGroupMetaData, wanted: &ProjectionMask) -> u64 {
     let columns = group.columns().iter().enumerate().filter(|(leaf, _)| wanted.leaf_included(*leaf));
     let bytes = columns.map(|(_, column)| u64::try_from(column.uncompressed_size()).unwrap_or(0));
-    bytes.fold(0, u64::saturating_add) / group_rows(group).max(1)
+    bytes.fold(0, u64::saturating_add)
 }
 
 /// The row groups that hold a range of rows, and how many rows of the first come before it.

@@ -101,19 +101,18 @@ impl RunReader {
     pub(crate) fn open(path: &Path, rows: u64) -> Result<RunReader, Error> {
         let file = File::open(path).map_err(Error::disk("open", path))?;
         let decoder = FrameDecoder::new(BufReader::with_capacity(BUFFER_BYTES, file));
-        let stream = StreamReader::try_new(decoder, None).map_err(|error| refused("read", path, error))?;
+        let stream = StreamReader::try_new(decoder, None).map_err(|error| unreadable(path, error))?;
         Ok(RunReader { path: path.to_owned(), stream, rows })
     }
 
     pub(crate) fn next(&mut self) -> Result<Option<RecordBatch>, Error> {
-        let cut =
-            || Error::FixRequest(format!("{} is cut short or damaged: build again, without it", self.path.display()));
+        let not_as_written = || Error::BuildAgain { path: self.path.clone() };
         match self.stream.next() {
             None if self.rows == 0 => Ok(None),
-            None => Err(cut()),
-            Some(Err(error)) => Err(refused("read", &self.path, error)),
+            None => Err(not_as_written()),
+            Some(Err(error)) => Err(unreadable(&self.path, error)),
             Some(Ok(batch)) => {
-                self.rows = self.rows.checked_sub(batch.num_rows() as u64).ok_or_else(cut)?;
+                self.rows = self.rows.checked_sub(batch.num_rows() as u64).ok_or_else(not_as_written)?;
                 Ok(Some(batch))
             }
         }
@@ -126,7 +125,18 @@ pub(crate) fn batch_rows(rows: usize, bytes: u64) -> usize {
     (RUN_BATCH_BYTES as u64 / per_row.max(1)).clamp(1, RUN_BATCH_ROWS as u64) as usize
 }
 
-/// What Arrow says of a run file is the disk's doing, or that of whoever wrote over it.
+/// Why a run could not be read: the operating system refused it, which may pass, or what it gave back is not what was written.
+fn unreadable(path: &Path, error: ArrowError) -> Error {
+    match error {
+        ArrowError::IoError(_, error) if error.raw_os_error().is_some() => Error::disk("read", path)(error),
+        error => {
+            tracing::warn!(run = %path.display(), %error, "sorted rows are not as they were set aside");
+            Error::BuildAgain { path: path.to_owned() }
+        }
+    }
+}
+
+/// What Arrow says of a run that is being written is the disk's doing.
 fn refused(action: &'static str, path: &Path, error: ArrowError) -> Error {
     match error {
         ArrowError::IoError(_, error) => Error::disk(action, path)(error),
@@ -165,19 +175,22 @@ mod tests {
         let path = folder.path().join("run");
         let bytes = run(&path, 50_000);
         assert_eq!(read(&path, 50_000).unwrap(), 50_000);
-        assert!(read(&path, 49_999).is_err() && read(&path, 50_001).is_err());
+        let damaged = |rows| matches!(read(&path, rows), Err(Error::BuildAgain { path: named }) if named == path);
+        assert!(damaged(49_999) && damaged(50_001));
         let whole = std::fs::read(&path).unwrap();
         for length in [0, 3, bytes as usize / 2, bytes as usize - 20] {
             std::fs::write(&path, &whole[..length]).unwrap();
-            let message = read(&path, 50_000).unwrap_err().to_string();
-            assert!(message.contains(&path.display().to_string()), "{length}: {message}");
+            assert!(damaged(50_000), "{length} bytes of it");
         }
         for at in (20..whole.len() - 8).step_by(whole.len() / 50) {
-            let mut damaged = whole.clone();
-            damaged[at] ^= 0x10;
-            std::fs::write(&path, &damaged).unwrap();
-            assert!(read(&path, 50_000).is_err(), "byte {at}");
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x10;
+            std::fs::write(&path, &bytes).unwrap();
+            assert!(damaged(50_000), "byte {at}");
         }
+        // What the operating system refuses says nothing about the rows.
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(read(&path, 50_000), Err(Error::CheckDisk { .. })));
     }
 
     #[test]

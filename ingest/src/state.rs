@@ -87,8 +87,11 @@ impl State {
         Ok(Some(rows))
     }
 
-    /// Removes what an earlier build noted, durably.
+    /// Removes what an earlier build noted, durably, and what was taken over of it.
     pub(crate) fn forget(&self) -> Result<(), Error> {
+        let mut kept = self.lock();
+        let fingerprint = std::mem::take(&mut kept.fingerprint);
+        *kept = Kept { format: FORMAT, fingerprint, ..Kept::default() };
         match fs::remove_file(&self.path) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -218,6 +221,12 @@ mod tests {
         fs::write(&path, b"unfinished").unwrap();
         again.remove_strays().unwrap();
         assert!(!path.exists() && runs.join("run-000001").exists());
+        let forgetful = State::new(root, &runs, "one");
+        let noted = fs::read(root.join(STATE_FILE)).unwrap();
+        assert_eq!(forgetful.take_over().unwrap(), Some(100));
+        forgetful.forget().unwrap();
+        assert_eq!((forgetful.take_over().unwrap(), forgetful.finished(0), forgetful.runs()), (None, None, Vec::new()));
+        fs::write(root.join(STATE_FILE), noted).unwrap();
 
         assert_eq!(State::new(root, &runs, "two").take_over().unwrap(), None);
         fs::write(runs.join("run-000001"), b"row").unwrap();

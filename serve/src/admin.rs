@@ -1,27 +1,24 @@
 //! The Admin service: publishing, rolling back, placing, erasing, warming, swapping heads, moving streams, chaos, looking inside.
 
-use std::iter;
-use std::path::{Path, PathBuf};
+mod actions;
+mod changes;
+mod status;
+
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use larder_ingest::{ColdRule, MoveTo, Moved, place};
-use larder_model::{DeviceState, DeviceStatus, Head};
-use larder_store::{
-    BreakerState, BreakerStatus, Compacted, Error, GenerationInfo, MAX_ENTITY_BYTES, Published, Store, TenantId,
-    read_hot_set,
-};
-use serde_json::{Value as Json, json};
+use larder_model::Head;
+use larder_store::{Compacted, Error, GenerationInfo, MAX_ENTITY_BYTES, Published};
 use tonic::{Request, Response, Status};
 
 use crate::chaos::ChaosConfig;
-use crate::encoders::LoadedEncoder;
 use crate::engine::Engine;
 use crate::error::Refusal;
 use crate::features::{check_entities_of_call, check_number, refusal, wanted};
 use crate::inspect;
-use crate::memory;
 use crate::node::Shared;
 use crate::pipeline::now_ms;
 use crate::rung::Rung;
@@ -30,7 +27,10 @@ use crate::streams::Streams;
 use crate::v1;
 use crate::v1::admin_server::Admin;
 use crate::warmth::{self, Warmed};
-use crate::wire::{count, rung};
+use crate::wire::count;
+
+use changes::{absolute, erase, export, refused};
+use status::{breaker, breakers, node_status};
 
 #[derive(Debug)]
 pub(crate) struct AdminService {
@@ -96,6 +96,18 @@ impl Admin for AdminService {
         let v1::RollbackRequest { tenant, view } = request.into_inner();
         let (_, tenant) = self.shared.identity.tenant(&tenant)?;
         self.swap(move |engine| engine.store.rollback(tenant, &view).map_err(|error| refused(&error))).await
+    }
+
+    async fn drop_generation(
+        &self,
+        request: Request<v1::DropGenerationRequest>,
+    ) -> Result<Response<v1::PublishReply>, Status> {
+        let v1::DropGenerationRequest { tenant, view, generation } = request.into_inner();
+        let (_, tenant) = self.shared.identity.tenant(&tenant)?;
+        let drop = move |engine: &Engine| {
+            engine.store.drop_previous(tenant, &view, generation).map_err(|error| refused(&error))
+        };
+        self.swap(drop).await
     }
 
     async fn list_generations(
@@ -243,44 +255,7 @@ impl Admin for AdminService {
         &self,
         _request: Request<v1::GetNodeStatusRequest>,
     ) -> Result<Response<v1::NodeStatus>, Status> {
-        let shared = &self.shared;
-        let counters = &shared.counters;
-        let engine = shared.engine();
-        let memory = engine.and_then(|engine| memory::warning(&shared.config.store, &engine.encoders, &shared.limits));
-        Ok(Response::new(v1::NodeStatus {
-            state: shared.life.state().label().to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_s: shared.started.elapsed().as_secs(),
-            answered: counters.answered.load(Ordering::Relaxed),
-            refused: counters.refused.load(Ordering::Relaxed),
-            batches: counters.batches.load(Ordering::Relaxed),
-            hot_hits: counters.hot_hits.load(Ordering::Relaxed),
-            warm_hits: counters.warm_hits.load(Ordering::Relaxed),
-            cold_hits: counters.cold_hits.load(Ordering::Relaxed),
-            not_in_time: counters.not_in_time.load(Ordering::Relaxed),
-            queued: engine.map_or(0, |engine| count(engine.queue.len())),
-            model: engine.map(|engine| of_rung_full(&engine.encoders)).unwrap_or_default(),
-            device: shared.config.model.devices.join(", "),
-            devices: engine.map(|engine| engine.devices.states()).unwrap_or_default().into_iter().map(device).collect(),
-            store_path: std::path::absolute(&shared.config.store.path)
-                .unwrap_or_else(|_| shared.config.store.path.clone())
-                .display()
-                .to_string(),
-            warnings: shared
-                .chaos
-                .warning()
-                .into_iter()
-                .chain(memory)
-                .chain(shared.streams.get().into_iter().flat_map(Streams::warnings))
-                .collect(),
-            breakers: engine.map(breakers).unwrap_or_default().into_iter().map(breaker).collect(),
-            shard: if shared.config.node.shard.is_whole() {
-                String::new()
-            } else {
-                shared.config.node.shard.to_string()
-            },
-            encoders: engine.map_or(&[][..], |engine| &engine.encoders).iter().map(encoder_status).collect(),
-        }))
+        Ok(Response::new(node_status(&self.shared)))
     }
 
     async fn inspect_store(
@@ -334,6 +309,7 @@ impl Admin for AdminService {
             store_path: text(&made.store)?,
             cold_path: made.cold.as_deref().map(text).transpose()?.unwrap_or_default(),
             store_name: made.store_name,
+            former_names: made.former_names,
         }))
     }
 
@@ -362,124 +338,5 @@ impl Admin for AdminService {
         let moved = self.shared.changing(work).await?;
         let partition = |Moved { partition, from, to }| v1::MovedPartition { partition, from, to };
         Ok(Response::new(v1::MoveStreamReply { partitions: moved.into_iter().map(partition).collect() }))
-    }
-}
-
-/// What can be done through Arrow Flight too, with its outcome as JSON.
-impl AdminService {
-    pub(crate) async fn publish_folder(&self, path: String) -> Result<Json, Status> {
-        let reply = self.publish(Request::new(v1::PublishRequest { path })).await?.into_inner();
-        Ok(json!({
-            "tenant": reply.tenant,
-            "view": reply.view,
-            "live_generation": reply.live_generation,
-            "previous_generation": reply.previous_generation,
-            "entities": reply.entities,
-            "rows": reply.rows,
-            "already_live": reply.already_live,
-        }))
-    }
-
-    pub(crate) async fn warm_entities(
-        &self,
-        tenant: String,
-        service: String,
-        entities: Vec<String>,
-    ) -> Result<Json, Status> {
-        let request = v1::WarmRequest { tenant, service, entities, look_only: false };
-        let v1::WarmReply { entities, found, .. } = self.warm(Request::new(request)).await?.into_inner();
-        Ok(json!({ "entities": entities, "found": found }))
-    }
-
-    pub(crate) async fn compact(&self) -> Result<Json, Status> {
-        let reply = self.compact_erased(Request::new(v1::CompactErasedRequest {})).await?.into_inner();
-        Ok(json!({ "rows": reply.rows, "live": reply.live, "files": reply.files }))
-    }
-}
-
-/// The encoders of the rung full; more than one where tenants have their own.
-fn of_rung_full(encoders: &[LoadedEncoder]) -> String {
-    let full = encoders.iter().filter(|loaded| loaded.rungs.contains(&Rung::Full));
-    full.map(|loaded| loaded.encoder.name()).collect::<Vec<_>>().join(", ")
-}
-
-fn encoder_status(loaded: &LoadedEncoder) -> v1::EncoderStatus {
-    v1::EncoderStatus {
-        name: loaded.encoder.name().to_owned(),
-        rungs: loaded.rungs.iter().map(|of| rung(*of).into()).collect(),
-        memory_bytes: loaded.encoder.memory_bytes() as u64,
-    }
-}
-
-/// Of everything that can be left alone for a while.
-fn breakers(engine: &Arc<Engine>) -> Vec<BreakerStatus> {
-    let devices = engine.devices.states().into_iter().filter(|device| device.state != DeviceState::Broken);
-    let encoders = engine.encoders.iter().map(|loaded| loaded.breaker.status(Instant::now()));
-    iter::once(engine.store.cold_breaker()).chain(devices.map(of_device)).chain(encoders).collect()
-}
-
-/// A resting device is an open breaker, and its self-check the trial.
-fn of_device(device: DeviceStatus) -> BreakerStatus {
-    let DeviceStatus { name, state, failures, retry_in, .. } = device;
-    let state = match state {
-        DeviceState::Resting if retry_in.is_zero() => BreakerState::HalfOpen,
-        DeviceState::Resting => BreakerState::Open,
-        DeviceState::Ready | DeviceState::Standby | DeviceState::Broken => BreakerState::Closed,
-    };
-    BreakerStatus { dependency: format!("device {name}"), state, failures, retry_in }
-}
-
-fn breaker(status: BreakerStatus) -> v1::Breaker {
-    let BreakerStatus { dependency, state, failures, retry_in } = status;
-    let retry_in_ms = u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX);
-    v1::Breaker { dependency, state: state.label().to_owned(), failures, retry_in_ms }
-}
-
-fn device(status: DeviceStatus) -> v1::Device {
-    let DeviceStatus { name, state, reason, tokens_per_s, texts, .. } = status;
-    v1::Device { name, state: state.label().to_owned(), reason, tokens_per_s, texts }
-}
-
-fn absolute(field: &str, path: String) -> Result<PathBuf, Refusal> {
-    let path = PathBuf::from(path);
-    if path.is_absolute() {
-        return Ok(path);
-    }
-    let shown = path.display();
-    Err(Refusal::Invalid(format!("{field} \"{shown}\" must be absolute: the node has a working folder of its own")))
-}
-
-/// Erases one after the other; each is in force as soon as it is recorded.
-fn erase(store: &Store, tenant: TenantId, entities: &[String]) -> Result<usize, Refusal> {
-    let (number, now_ms) = (entities.len(), now_ms());
-    for (erased, entity) in entities.iter().enumerate() {
-        store.erase(tenant, entity, now_ms).map_err(|error| {
-            Refusal::Internal(format!("{erased} of {number} entities were erased, call again for the rest: {error}"))
-        })?;
-    }
-    tracing::info!(tenant = tenant.0, entities = number, "erased");
-    Ok(number)
-}
-
-/// Whatever else lies at the path is not the node's to replace.
-fn export(store: &Store, path: &Path) -> Result<u64, Refusal> {
-    let shown = path.display();
-    if path.exists() && read_hot_set(path).is_err() {
-        return Err(Refusal::Invalid(format!("{shown} exists and is no hot-set file; name another path")));
-    }
-    if !path.parent().is_some_and(Path::is_dir) {
-        return Err(Refusal::Invalid(format!("{shown} cannot be written: its folder does not exist")));
-    }
-    store.export_hot_set(path).map_err(|error| refused(&error))
-}
-
-/// What the store refused to do: most often what was handed to it is at fault, and the store says how.
-fn refused(error: &Error) -> Refusal {
-    match error {
-        Error::TryAgain(what) => Refusal::TryAgain { what: what.clone(), retry_after: Duration::from_secs(1) },
-        Error::CheckDisk { .. } | Error::FreeSpace { .. } | Error::RestartStore { .. } | Error::RestoreStore { .. } => {
-            Refusal::Internal(error.to_string())
-        }
-        _ => Refusal::Invalid(error.to_string()),
     }
 }

@@ -99,6 +99,8 @@ pub struct NodeSection {
     pub max_concurrent_reads: usize,
     /// Most unanswered questions of one AnswerStream.
     pub max_stream_in_flight: usize,
+    /// Most DoExchange streams of Arrow Flight that are open at once; one more is refused.
+    pub max_exchanges: usize,
     /// Most open calls on one connection.
     pub max_calls_per_connection: u32,
 }
@@ -121,6 +123,7 @@ impl Default for NodeSection {
             max_entities: 10_000,
             max_concurrent_reads: 4,
             max_stream_in_flight: 64,
+            max_exchanges: 64,
             max_calls_per_connection: 1_024,
         }
     }

@@ -45,6 +45,7 @@ impl NodeConfig {
         within("node.max_entities", node.max_entities, 1, 1_000_000)?;
         within("node.max_concurrent_reads", node.max_concurrent_reads, 1, 256)?;
         within("node.max_stream_in_flight", node.max_stream_in_flight, 1, 65_536)?;
+        within("node.max_exchanges", node.max_exchanges, 1, 4_096)?;
         within("node.max_calls_per_connection", node.max_calls_per_connection, 1, 1 << 20)?;
         within("admission.max_questions", self.admission.max_questions, 1, 1 << 20)?;
         within("admission.max_backlog_ms", self.admission.max_backlog_ms, 1, 3_600_000)?;

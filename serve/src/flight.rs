@@ -13,6 +13,7 @@ mod table;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::StringArray;
 use arrow::datatypes::{Schema, SchemaRef};
@@ -23,7 +24,7 @@ use arrow_flight::{
 };
 use arrow_ipc::writer::IpcWriteOptions;
 use larder_store::{FeatureRef, GenerationState, TenantId, ViewConfig, WriteKind};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -35,6 +36,8 @@ use crate::flight::named::{Command, Named};
 use crate::node::Shared;
 use crate::rows::{WriteStream, may_write};
 
+/// When a stream that found too many others may come back.
+const CROWD_RETRY: Duration = Duration::from_millis(100);
 /// Messages of a reply that wait for the client.
 const MAX_UNREAD: usize = 4;
 
@@ -42,7 +45,8 @@ type Reply<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The service, with its limits.
 pub(crate) fn service(shared: &Arc<Shared>, max_reply_bytes: usize) -> FlightServiceServer<FlightService> {
-    let service = FlightService { shared: shared.clone(), admin: AdminService::new(shared.clone()) };
+    let exchanges = Arc::new(Semaphore::new(shared.config.node.max_exchanges));
+    let service = FlightService { shared: shared.clone(), admin: AdminService::new(shared.clone()), exchanges };
     FlightServiceServer::new(service)
         .max_decoding_message_size(shared.config.node.max_message_bytes)
         .max_encoding_message_size(max_reply_bytes)
@@ -52,6 +56,8 @@ pub(crate) fn service(shared: &Arc<Shared>, max_reply_bytes: usize) -> FlightSer
 pub(crate) struct FlightService {
     shared: Arc<Shared>,
     admin: AdminService,
+    /// node.max_exchanges: each holds dictionaries and a batch.
+    exchanges: Arc<Semaphore>,
 }
 
 impl FlightService {
@@ -170,8 +176,14 @@ impl FlightCalls for FlightService {
     ) -> Result<Response<Self::DoExchangeStream>, Status> {
         let context = self.shared.identity.context(request.metadata())?;
         self.shared.serving()?;
+        let place = self.exchanges.clone().try_acquire_owned();
+        let place = place.map_err(|_| Refusal::QueueFull { retry_after: CROWD_RETRY })?;
         let (replies, receiver) = mpsc::channel(MAX_UNREAD);
-        tokio::spawn(exchange::exchange(self.shared.clone(), context.tenant_id, request.into_inner(), replies));
+        let exchanging = exchange::exchange(self.shared.clone(), context.tenant_id, request.into_inner(), replies);
+        tokio::spawn(async move {
+            exchanging.await;
+            drop(place);
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 

@@ -69,6 +69,10 @@ fn recorder() -> Option<&'static PrometheusHandle> {
             .and_then(|builder| {
                 builder.set_buckets_for_metric(Matcher::Full(ROW_AGE_SECONDS.to_owned()), &ROW_AGE_BUCKETS)
             })
+            .and_then(|builder| {
+                let name = Matcher::Full(metrics::ROWS_EVENT_FRESHNESS_SECONDS.to_owned());
+                builder.set_buckets_for_metric(name, &metrics::EVENT_AGE_BUCKETS)
+            })
             .and_then(|builder| builder.set_buckets(&COUNT_BUCKETS));
         let handle = builder.and_then(PrometheusBuilder::install_recorder);
         match handle {

@@ -65,8 +65,17 @@ pub(crate) const ROWS_BATCHES: &str = "larder_rows_batches_total";
 pub(crate) const ROWS: &str = "larder_rows_total";
 /// One durable write of live rows, of as many batches as share it, in seconds.
 pub(crate) const ROWS_WRITE_SECONDS: &str = "larder_rows_write_seconds";
-/// From the arrival of a batch of live rows until every later fetch sees them, in seconds.
+/// From the arrival of a batch of live rows until it is on disk and acknowledged, in seconds.
+pub(crate) const ROWS_ACKNOWLEDGED_SECONDS: &str = "larder_rows_acknowledged_seconds";
+/// From the arrival of a live row until a fetch had it, in seconds; of the rows that the probe fetches.
 pub(crate) const ROWS_FRESHNESS_SECONDS: &str = "larder_rows_freshness_seconds";
+/// From the event time of such a row until then, in seconds: as true as the clocks of those who write. Buckets are `EVENT_AGE_BUCKETS`.
+pub(crate) const ROWS_EVENT_FRESHNESS_SECONDS: &str = "larder_rows_event_freshness_seconds";
+/// Upper bounds of its buckets, in seconds: an event may have waited long elsewhere.
+pub(crate) const EVENT_AGE_BUCKETS: [f64; 14] =
+    [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 3_600.0, 86_400.0];
+/// Fetches of the freshness probe, by outcome: seen, not_seen, not_in_time, failed.
+pub(crate) const ROWS_PROBES: &str = "larder_rows_probes_total";
 /// Batches of live rows that were read and are not yet written.
 pub(crate) const ROWS_WAITING: &str = "larder_rows_waiting_batches";
 /// Messages of a topic that are done with, by stream and outcome: written (their rows are in the store or need not be), rejected.
@@ -124,10 +133,21 @@ pub(crate) fn describe() {
     describe_counter!(ROWS, Unit::Count, "Live rows and deletions of batches that were taken, by outcome.");
     describe_histogram!(ROWS_WRITE_SECONDS, Unit::Seconds, "One durable write of live rows.");
     describe_histogram!(
+        ROWS_ACKNOWLEDGED_SECONDS,
+        Unit::Seconds,
+        "From the arrival of live rows until they are on disk and acknowledged."
+    );
+    describe_histogram!(
         ROWS_FRESHNESS_SECONDS,
         Unit::Seconds,
-        "From the arrival of live rows until every later fetch sees them."
+        "From the arrival of a live row until a fetch had it, of the rows that the probe fetches."
     );
+    describe_histogram!(
+        ROWS_EVENT_FRESHNESS_SECONDS,
+        Unit::Seconds,
+        "From the event time of such a row, by the clock of its writer, until a fetch had it."
+    );
+    describe_counter!(ROWS_PROBES, Unit::Count, "Fetches of the freshness probe, by outcome.");
     describe_gauge!(ROWS_WAITING, Unit::Count, "Batches of live rows that were read and are not yet written.");
     describe_counter!(STREAM_MESSAGES, Unit::Count, "Messages of a topic that are done with, by stream and outcome.");
     describe_counter!(STREAM_ROWS, Unit::Count, "Rows and deletions of messages, by stream and outcome.");
@@ -297,14 +317,27 @@ pub(crate) fn lane_submitted(outcome: Result<bool, &Refusal>, elapsed: Duration)
     metrics::histogram!(LANE_SUBMIT_SECONDS).record(elapsed);
 }
 
-/// A batch of live rows is on disk and visible, so long after it came.
+/// A batch of live rows is on disk and acknowledged, so long after it came.
 pub(crate) fn rows_written(written: &Written, since_arrival: Duration) {
     metrics::counter!(ROWS_BATCHES, "outcome" => "written").increment(1);
     let Written { rows, deletions, late, erased } = written;
     for (outcome, count) in [("stored", rows + deletions - late), ("late", *late), ("erased", *erased)] {
         metrics::counter!(ROWS, "outcome" => outcome).increment(count);
     }
+    metrics::histogram!(ROWS_ACKNOWLEDGED_SECONDS).record(since_arrival);
+}
+
+/// The freshness probe has fetched.
+pub(crate) fn rows_probed(outcome: &'static str) {
+    metrics::counter!(ROWS_PROBES, "outcome" => outcome).increment(1);
+}
+
+/// A fetch had a live row so long after its arrival, and after its event time, unless that lies ahead.
+pub(crate) fn rows_seen(since_arrival: Duration, since_event: Option<Duration>) {
     metrics::histogram!(ROWS_FRESHNESS_SECONDS).record(since_arrival);
+    if let Some(since_event) = since_event {
+        metrics::histogram!(ROWS_EVENT_FRESHNESS_SECONDS).record(since_event);
+    }
 }
 
 /// A batch of live rows was refused.

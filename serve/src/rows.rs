@@ -1,7 +1,8 @@
 //! Live rows: applications write features while the node serves, over gRPC (`rows/grpc.rs`) or Arrow Flight (`flight`).
 //!
 //! In reading order: `batch` is what is written whole or not at all, and `wire` makes one of a message; `write_thread` is the few threads that
-//! check batches and write them, many in one write to the disk; `stream` is a caller that sends one batch after the other, `grpc` the service.
+//! check batches and write them, many in one write to the disk, `probe` looks how soon a fetch has them; `stream` is a caller that sends one batch
+//! after the other, `grpc` the service.
 //!
 //! What it promises: an acknowledged batch is on disk and every later fetch sees it; batches of one stream are written in their order. What is
 //! read and not yet written is bounded for the node, what is not yet acknowledged for each stream: beyond that nothing more is read.
@@ -9,6 +10,7 @@
 mod batch;
 mod config;
 mod grpc;
+mod probe;
 mod stream;
 mod wire;
 mod write_thread;
@@ -30,7 +32,8 @@ use crate::config::NodeConfig;
 use crate::engine::Engine;
 use crate::error::{Error, Refusal};
 use crate::node::Shared;
-use crate::rows::write_thread::{Command, Job};
+use crate::rows::probe::Probe;
+use crate::rows::write_thread::{Command, Job, WriteThread};
 use crate::worker::spawn;
 
 /// When a call that found too many others may come back.
@@ -61,11 +64,17 @@ impl Rows {
         let config = &node.config.rows;
         let waiting = Arc::new(AtomicUsize::new(0));
         let (mut queues, mut threads) = (Vec::new(), Vec::new());
+        let mut probe = None;
+        if let Some((started, samples)) = Probe::new(Duration::from_millis(config.probe_interval_ms)) {
+            let (of_thread, views) = (engine.clone(), node.config.views.clone());
+            let run = move || probe::run(&of_thread, &views, &samples);
+            threads.push(spawn("probe", &engine.queue, &node.life, run)?);
+            probe = Some(started);
+        }
         for _ in 0..config.threads {
             let (queue, commands) = mpsc::channel();
-            let (engine, waiting) = (engine.clone(), waiting.clone());
-            let (workers, life) = (engine.queue.clone(), &node.life);
-            threads.push(spawn("write", &workers, life, move || write_thread::run(&engine, &commands, &waiting))?);
+            let thread = WriteThread { engine: engine.clone(), waiting: waiting.clone(), probe: probe.clone() };
+            threads.push(spawn("write", &engine.queue, &node.life, move || thread.run(&commands))?);
             queues.push(queue);
         }
         let room_kib = (config.max_waiting_mib << 20) / ROOM_BYTES;

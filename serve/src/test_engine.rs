@@ -56,7 +56,7 @@ const WORDS: [&str; 4] = ["password", "gift", "open", "parcel"];
 
 /// An engine without threads: a test moves the batches itself.
 pub(crate) struct TestEngine {
-    pub(crate) engine: Engine,
+    pub(crate) engine: Arc<Engine>,
     _folder: TempDir,
 }
 
@@ -78,7 +78,8 @@ impl TestEngine {
         let file = folder.path().join("larder.toml");
         std::fs::write(&file, format!("{lines}\n{TOML}")).unwrap();
         let config = NodeConfig::load(&file).unwrap();
-        TestEngine { engine: Engine::open(&config, Devices::open, Arc::new(Counters::new())).unwrap(), _folder: folder }
+        let engine = Engine::open(&config, Devices::open, Arc::new(Counters::new())).unwrap();
+        TestEngine { engine: Arc::new(engine), _folder: folder }
     }
 
     /// Lets questions (tenant, text) in as one batch, in which each is answered on the rung that is named, or else the one that the queue chose.

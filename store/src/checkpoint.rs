@@ -25,6 +25,8 @@ const UNFINISHED: &str = "checkpoint.tmp";
 pub struct Checkpoint {
     /// The store's own name, by which backups of one store are told from those of another.
     pub store_name: String,
+    /// The names of the stores that it was restored from, the latest last.
+    pub former_names: Vec<String>,
     /// The folder that stands for `store.path`.
     pub store: PathBuf,
     /// The folder that stands for `store.cold_path`; `None` when nothing lies cold.
@@ -67,7 +69,8 @@ fn make(inner: &Inner) -> Result<Checkpoint, Error> {
     let made = checkpoint.and_then(|checkpoint| checkpoint.create_checkpoint(&store));
     made.map_err(|error| inner.warm.refused_write(error))?;
     let cold = link_cold(inner)?;
-    Ok(Checkpoint { store_name: inner.name.clone(), store, cold })
+    let (store_name, former_names) = (inner.name.clone(), inner.former_names.clone());
+    Ok(Checkpoint { store_name, former_names, store, cold })
 }
 
 /// Gives the cold files that the records name a second name each.

@@ -202,6 +202,12 @@ impl ColdFolder {
     }
 }
 
+/// Makes a store that has another name now the owner of the folder that it had; the store is closed.
+pub(crate) fn rename_owner(folder: &Path, owner: &str) -> Result<(), Error> {
+    let path = folder.join(OWNER_FILE);
+    if path.exists() { files::write_whole(&path, owner.as_bytes()) } else { Ok(()) }
+}
+
 /// Whose rows a cold file holds, as the file says it.
 pub(crate) fn owner(id: GenerationId) -> String {
     format!("view {} tenant {} generation {}", id.view, id.tenant, id.generation)

@@ -42,6 +42,11 @@ impl<'a> Baseline<'a> {
         }
     }
 
+    /// The same rows without what the snapshot's time says: for changes that are to be weighed against rows alone.
+    pub(crate) fn without_time(self) -> Baseline<'a> {
+        Baseline { as_of_ms: None, ..self }
+    }
+
     /// What identifies an element among the snapshot's rows.
     pub(crate) fn element_key<'r>(&self, row: &'r [u8]) -> Result<Cow<'r, [u8]>, Damaged> {
         self.schema.element_key(self.element.ok_or(Damaged("its schema has no element key"))?, row)

@@ -53,11 +53,40 @@ pub(crate) struct Delta<'a> {
     pub(crate) changes: Vec<Change<'a>>,
 }
 
+impl Change<'_> {
+    /// Appends the change to the bytes of a value; in any order, as long as the value is [reduced](Delta::reduce) before it is used.
+    pub(crate) fn push_to(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.event_time_ms.to_le_bytes());
+        out.extend_from_slice(&self.sequence.to_le_bytes());
+        out.push(if self.row.is_some() { ROW } else { TOMBSTONE });
+        let row = self.row.unwrap_or_default();
+        out.extend_from_slice(&(self.element.len() as u32).to_le_bytes());
+        out.extend_from_slice(&(row.len() as u32).to_le_bytes());
+        out.extend_from_slice(self.element);
+        out.extend_from_slice(row);
+    }
+}
+
 impl<'a> Delta<'a> {
     /// A value without a change, for a view that shows `n` elements; `None` for a `latest` view, which has one element only.
     pub(crate) fn new(n: Option<u32>) -> Delta<'a> {
         let kept = n.map_or(1, |n| u16::try_from(2 * n + 16).unwrap_or(u16::MAX).max(MAX_CHANGES));
         Delta { kept, cleared_ms: NOTHING, cut_ms: NOTHING, changes: Vec::new() }
+    }
+
+    /// A value without a change that is bounded by its bytes alone: as many changes as it can count are kept.
+    pub(crate) fn of_snapshot() -> Delta<'a> {
+        Delta { kept: u16::MAX, ..Delta::new(None) }
+    }
+
+    /// Whether everything up to some time is deleted.
+    pub(crate) fn clears(&self) -> bool {
+        self.cleared_ms != NOTHING
+    }
+
+    /// Whether changes were too many and are not known any more.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut_ms != NOTHING
     }
 
     /// Reads a value in place.
@@ -94,16 +123,7 @@ impl<'a> Delta<'a> {
         out.extend_from_slice(&self.kept.to_le_bytes());
         out.extend_from_slice(&self.cleared_ms.to_le_bytes());
         out.extend_from_slice(&self.cut_ms.to_le_bytes());
-        for change in &self.changes {
-            out.extend_from_slice(&change.event_time_ms.to_le_bytes());
-            out.extend_from_slice(&change.sequence.to_le_bytes());
-            out.push(if change.row.is_some() { ROW } else { TOMBSTONE });
-            let row = change.row.unwrap_or_default();
-            out.extend_from_slice(&(change.element.len() as u32).to_le_bytes());
-            out.extend_from_slice(&(row.len() as u32).to_le_bytes());
-            out.extend_from_slice(change.element);
-            out.extend_from_slice(row);
-        }
+        self.changes.iter().for_each(|change| change.push_to(out));
     }
 
     /// Takes the changes of another value in.

@@ -161,6 +161,7 @@ fn meta_record() {
         with_key(b'g', &json(&both)),
         with_key(b'g', &json(&MetaRecord::new(manifest_of(1), None, None))),
         with_key(b'n', br#""0123456789abcdef""#),
+        with_key(b'f', br#"["0123456789abcdef"]"#),
     ];
     fuzz("meta_record", seeds, |bytes| {
         let (key, value) = bytes.split_at(bytes.len().min(7));

@@ -92,6 +92,8 @@ mod prune;
 mod erasure;
 mod compact;
 mod replace;
+mod whole;
+mod delta_snapshot;
 mod warmth;
 mod manifest;
 mod writer;
@@ -128,6 +130,7 @@ pub use breaker::{Breaker, BreakerConfig, BreakerState, BreakerStatus, Pass};
 pub use checkpoint::Checkpoint;
 pub use compact::Compacted;
 pub use config::StoreConfig;
+pub use delta_snapshot::DeltaWriter;
 pub use error::Error;
 pub use faults::{InjectedFaults, StoreFaults};
 pub use fetched::{FetchStats, Fetched, FetchedView, Status, Tier};
@@ -143,8 +146,8 @@ pub use log::single::LogName;
 pub use log::{Log, LogConfig, MAX_LOG_ENTRIES, MAX_LOG_ENTRY_BYTES, MAX_LOG_KEY_BYTES};
 pub use lookup::MAX_FETCH_BYTES;
 pub use manifest::{
-    MANIFEST_FILE, MAX_NAMED_SOURCES, Manifest, ManifestFile, ManifestSource, ManifestSources, SOURCE_END_BYTES,
-    StoredSchema,
+    AppliedDelta, DeltaOf, MANIFEST_FILE, MAX_NAMED_SOURCES, Manifest, ManifestFile, ManifestSource, ManifestSources,
+    SOURCE_END_BYTES, StoredSchema,
 };
 pub use metrics::{ROW_AGE_BUCKETS, ROW_AGE_SECONDS, describe_metrics};
 pub use overview::{DiskSpace, LevelFiles, Overview};

@@ -21,7 +21,7 @@ use crate::warm::Warm;
 
 pub(crate) use filter::LiveFilter;
 pub use write::{MAX_AHEAD_MS, MAX_WRITE_BYTES, MAX_WRITE_ROWS, Write, WriteKind, Written};
-pub(crate) use write::{move_stream, write};
+pub(crate) use write::{check, move_stream, write};
 
 /// The state of the live family that is kept in RAM.
 pub(crate) struct Live {

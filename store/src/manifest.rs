@@ -62,13 +62,40 @@ pub struct Manifest {
     pub schema: StoredSchema,
     /// The SST files, in key order.
     pub files: Vec<ManifestFile>,
-    /// The Parquet files of the entities that are placed in the cold tier, in order of their entities.
+    /// The Parquet files of the entities that are placed in the cold tier, in order of their entities. Of a delta snapshot all its files.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cold: Vec<ManifestFile>,
+    /// Says that this is no whole generation but the changes since an earlier state; rows then counts the changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delta: Option<DeltaOf>,
+    /// The delta snapshot that made this generation out of the one before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<AppliedDelta>,
     /// What it was built from; absent in older ones, and where rows came from nowhere that has a name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sources: Option<ManifestSources>,
     /// CRC-32 of this description with this field 0, so that an edited or half-copied manifest is noticed.
+    pub checksum: u32,
+}
+
+/// What a delta snapshot holds the changes of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeltaOf {
+    /// It holds everything that has changed since then, Unix milliseconds UTC: it can follow any generation that shows the state of this time
+    /// or of a later one.
+    pub since_ms: i64,
+    /// Of its changes, deletions.
+    pub deletions: u64,
+}
+
+/// The delta snapshot that a generation was made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppliedDelta {
+    /// The generation that it changed.
+    pub to_generation: u32,
+    /// The checksum in the delta snapshot's manifest.
     pub checksum: u32,
 }
 
@@ -137,6 +164,18 @@ pub struct ManifestSource {
     pub end_crc32: Option<u32>,
 }
 
+impl ManifestSources {
+    /// Takes in the files that a delta snapshot was built from.
+    pub(crate) fn add(&mut self, other: &ManifestSources) {
+        self.files = self.files.saturating_add(other.files);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.rows_read = self.rows_read.saturating_add(other.rows_read);
+        self.rows_rejected = self.rows_rejected.saturating_add(other.rows_rejected);
+        self.named.extend_from_slice(&other.named);
+        self.named.truncate(MAX_NAMED_SOURCES);
+    }
+}
+
 impl StoredSchema {
     /// The schema of rows that are written now.
     pub(crate) fn of(view: &ViewConfig, fingerprint: u32) -> StoredSchema {
@@ -176,6 +215,8 @@ impl Manifest {
             schema: StoredSchema::of(view, fingerprint),
             files: Vec::new(),
             cold: Vec::new(),
+            delta: None,
+            applied: None,
             sources: None,
             checksum: 0,
         }
@@ -267,7 +308,8 @@ impl Manifest {
             self.all_files().try_fold(0, |sum: u64, file| sum.checked_add(count(file)))
         };
         let counted = sum(|file| file.entities) == Some(self.entities) && sum(|file| file.bytes).is_some();
-        if !counted || self.rows < self.entities || self.entities == 0 {
+        let deletions_fit = self.delta.is_none_or(|delta| delta.deletions <= self.rows && self.files.is_empty());
+        if !counted || !deletions_fit || self.rows < self.entities || self.entities == 0 {
             return Err("its counts contradict each other".to_string());
         }
         let mut names = HashSet::new();

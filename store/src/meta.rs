@@ -5,7 +5,7 @@ mod generations;
 mod recovery;
 mod schemas;
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, RandomState};
 use std::time::SystemTime;
 
 use rocksdb::WriteBatch;
@@ -29,6 +29,10 @@ const SCHEMA: u8 = b's';
 const ERASURE: u8 = b'e';
 const NAME: u8 = b'n';
 const STREAM: u8 = b'p';
+const FORMER_NAMES: u8 = b'f';
+
+/// Former names of a store that are kept.
+const MAX_FORMER_NAMES: usize = 32;
 
 /// Every record of a store.
 #[derive(Debug, Default)]
@@ -39,8 +43,10 @@ pub(crate) struct Records {
     pub(crate) erasures: Vec<(Erasure, ErasureRecord)>,
     /// How far each stream of changes has been written.
     pub(crate) streams: Vec<(String, u64)>,
-    /// The store's own name, drawn when it was made: tells its cold folder from another store's.
+    /// The store's own name, drawn when it was made or restored: tells its cold folder and its backups from another store's.
     pub(crate) name: Option<String>,
+    /// The names of the stores that it was restored from, the latest last.
+    pub(crate) former_names: Vec<String>,
 }
 
 impl Records {
@@ -68,6 +74,7 @@ impl Records {
                 self.streams.push((name.to_owned(), read(bytes, "the position of a stream")?));
             }
             Some(&NAME) => self.name = Some(read(bytes, "the store's name")?),
+            Some(&FORMER_NAMES) => self.former_names = read(bytes, "the store's former names")?,
             _ => return Err(format!("a meta record has an unknown key of {} bytes", key.len())),
         }
         Ok(())
@@ -79,10 +86,28 @@ pub(crate) fn name(warm: &Warm, records: &Records) -> Result<String, Error> {
     if let Some(name) = &records.name {
         return Ok(name.clone());
     }
-    let drawn = foldhash::quality::RandomState::default();
-    let name = format!("{:016x}", drawn.hash_one(SystemTime::now()));
+    let name = draw_name();
     warm.write_meta(&[NAME], &encode(warm, &name)?)?;
     Ok(name)
+}
+
+/// Gives a store another name and records the one it had: from now on it is a store of its own and not the one it was copied from.
+pub(crate) fn rename(warm: &Warm) -> Result<String, Error> {
+    let Records { name, mut former_names, .. } = Records::read(warm)?;
+    former_names.extend(name);
+    let surplus = former_names.len().saturating_sub(MAX_FORMER_NAMES);
+    former_names.drain(..surplus);
+    let name = draw_name();
+    let mut batch = WriteBatch::default();
+    warm.put_meta(&mut batch, &[NAME], &encode(warm, &name)?)?;
+    warm.put_meta(&mut batch, &[FORMER_NAMES], &encode(warm, &former_names)?)?;
+    warm.write_synced(batch)?;
+    Ok(name)
+}
+
+fn draw_name() -> String {
+    // The operating system's randomness: copies of one store may be restored at the same moment.
+    format!("{:016x}", RandomState::new().hash_one(SystemTime::now()))
 }
 
 /// Makes an erasure durable.

@@ -1,6 +1,7 @@
 //! What a store holds as a whole: RocksDB's files by family and level, the hot tier, live rows, erasures, and the room on its disks.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rocksdb::statistics::Ticker;
@@ -61,6 +62,8 @@ pub struct DiskSpace {
     pub free_bytes: u64,
     /// Bytes of the whole file system.
     pub total_bytes: u64,
+    /// The number by which the operating system tells this file system from others.
+    pub disk: u64,
 }
 
 impl DiskSpace {
@@ -73,8 +76,9 @@ impl DiskSpace {
         let path = absolute.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).to_path_buf();
         let found = rustix::fs::statvfs(&path);
         let found = found.map_err(|error| Error::disk("ask for the room on the disk of", &path)(error.into()))?;
+        let disk = std::fs::metadata(&path).map_err(Error::disk("read", &path))?.dev();
         let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
-        Ok(DiskSpace { free_bytes: bytes(found.f_bavail), total_bytes: bytes(found.f_blocks), path })
+        Ok(DiskSpace { free_bytes: bytes(found.f_bavail), total_bytes: bytes(found.f_blocks), path, disk })
     }
 }
 

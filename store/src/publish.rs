@@ -23,7 +23,7 @@ use crate::staging;
 use crate::store::Inner;
 use crate::view::TenantId;
 use crate::warm::BaseFile;
-use crate::{Error, metrics, schema};
+use crate::{Error, delta_snapshot, metrics, schema};
 
 /// How long a publisher waits for the readers of a generation that goes.
 const READERS_WAIT: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ pub struct Published {
 }
 
 impl Published {
-    fn new(record: &MetaRecord, dropped: Option<u32>, already_live: bool) -> Published {
+    pub(crate) fn new(record: &MetaRecord, dropped: Option<u32>, already_live: bool) -> Published {
         Published {
             view: record.live.view.clone(),
             tenant: record.live.tenant,
@@ -69,6 +69,9 @@ pub(crate) fn publish(inner: &Inner, dir: &Path) -> Result<Published, Error> {
     let manifest = Manifest::read(dir)?;
     check_view(&inner.views, &manifest, dir)?;
     check_shard(inner.shard, &manifest).map_err(Error::ChooseGeneration)?;
+    if let Some(delta) = &manifest.delta {
+        return delta_snapshot::publish(inner, dir, &manifest, delta);
+    }
     let old = MetaRecord::read(&inner.warm, manifest.view_id, manifest.tenant)?;
     if let Some(old) = &old {
         if old.live == manifest {
@@ -163,6 +166,43 @@ pub(crate) fn rollback(inner: &Inner, tenant: TenantId, view: &str) -> Result<Pu
     Ok(Published::new(&record, None, false))
 }
 
+/// See [`Store::drop_previous`](crate::Store::drop_previous). The caller holds the publish lock.
+pub(crate) fn drop_previous(inner: &Inner, tenant: TenantId, view: &str, generation: u32) -> Result<Published, Error> {
+    let view = find_view(&inner.views, view)?;
+    let name = &view.config.name;
+    let refuse = |reason: String| {
+        Err(Error::ChooseGeneration(format!("generation {generation} of view {name}, tenant {tenant}: {reason}")))
+    };
+    let old = MetaRecord::read(&inner.warm, view.config.id, tenant)?;
+    let pair = inner.generations.load().pair(view.config.id, tenant).cloned();
+    let Some((old, pair)) = old.zip(pair) else {
+        return refuse("there is none, nothing is published".to_owned());
+    };
+    if generation == old.live.generation {
+        return refuse("it is live; publish another or roll back, then it can be dropped".to_owned());
+    }
+    let Some(previous) = pair.previous.filter(|previous| previous.manifest.generation == generation) else {
+        let kept =
+            old.previous.as_ref().map_or("none is kept".to_owned(), |kept| format!("{} is kept", kept.generation));
+        return refuse(format!("there is none; {} is live, of those before {kept}", old.live.generation));
+    };
+    let record = MetaRecord::new(old.live.clone(), None, Some(&old));
+    record.write(&inner.warm)?;
+    let generations = [Arc::clone(&pair.live)];
+    swap(inner, Pair { live: pair.live, previous: None, incoming: None });
+    previous.retire();
+    outlive_readers(&previous);
+    drop(previous);
+    match prune(inner, view, &generations) {
+        Ok(changes) => {
+            tracing::info!(view = %name, generation, changes, "previous generation dropped, live rows pruned")
+        }
+        // The generation is gone all the same; what is left goes with the next publish.
+        Err(error) => tracing::warn!(view = %name, %error, "live rows not pruned"),
+    }
+    Ok(Published::new(&record, Some(generation), false))
+}
+
 /// One new table for all readers. Under the publish lock, so no change is lost between load and store.
 pub(crate) fn swap(inner: &Inner, pair: Pair) {
     let mut table = (*inner.generations.load_full()).clone();
@@ -200,7 +240,7 @@ pub(crate) fn check_shard(own: Shard, manifest: &Manifest) -> Result<(), String>
 }
 
 /// Numbers only go up: a late retry of an old publish must not replace newer rows, and a number that was used stays used.
-fn check_succession(old: &MetaRecord, new: &Manifest) -> Result<(), Error> {
+pub(crate) fn check_succession(old: &MetaRecord, new: &Manifest) -> Result<(), Error> {
     let number = new.generation;
     let refuse = |reason: String| {
         let view = &new.view;
@@ -208,8 +248,8 @@ fn check_succession(old: &MetaRecord, new: &Manifest) -> Result<(), Error> {
         Err(Error::ChooseGeneration(format!("generation {number} of view {view}, tenant {tenant}: {reason}")))
     };
     if number == old.live.generation {
-        let reason = "it is live with other content; builds that start in the same second take the same number: \
-                      build again into a new folder, or name a greater number with --generation";
+        let reason = "it is live with other content; builds on two machines that start in the same second take the same \
+                      number: build again into a new folder, or name a greater number with --generation";
         return refuse(reason.to_string());
     }
     if old.previous.as_ref().is_some_and(|previous| previous.generation == number) {

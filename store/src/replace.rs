@@ -1,28 +1,25 @@
 //! Re-placement: the live generation's rows are divided between the tiers anew, without going back to its sources. They become a new generation of
 //! the same time and schema, which is published like any other.
 
-use std::cmp::Ordering;
-use std::iter::Peekable;
-use std::ops::Bound;
 use std::path::Path;
 
 use crate::Error;
 use crate::compact::left;
-use crate::elements::Elements;
 use crate::files;
 use crate::generation::Generation;
-use crate::key::{self, PREFIX_BYTES};
+use crate::manifest::Manifest;
 use crate::meta::MetaRecord;
 use crate::placement::Placement;
 use crate::plan::{View, find_view};
 use crate::publish::{self, Published};
-use crate::row::{Damaged, event_time_ms};
+use crate::row::Damaged;
 use crate::store::Inner;
-use crate::view::{TenantId, ViewKind};
+use crate::view::TenantId;
+use crate::whole::{Entry, entries, times};
 use crate::writer::{GenerationWriter, WriterLimits};
 
-/// Where the new generation is written; inside the store's folder, so that linking costs nothing.
-const WORK: &str = "replacing";
+/// Where a generation is written that is made of the live one; inside the store's folder, so that linking costs nothing.
+pub(crate) const WORK: &str = "replacing";
 
 /// See [`Store::replace`](crate::Store::replace). The caller holds the lock of whoever changes meta.
 pub(crate) fn replace(
@@ -44,7 +41,7 @@ pub(crate) fn replace(
     };
     clear(inner.warm.path())?;
     let dir = inner.warm.path().join(WORK);
-    let built = build(inner, view, &live, &dir, generation, placement, limits);
+    let built = build(inner, view, &live, &dir, generation, &placement, limits);
     let published = built.and_then(|()| publish::publish(inner, &dir));
     if let Err(error) = clear(inner.warm.path()) {
         tracing::warn!(%error, "the working folder of a placement is not removed, the next one does it");
@@ -59,66 +56,37 @@ fn build(
     live: &Generation,
     dir: &Path,
     generation: u32,
-    placement: Placement,
+    placement: &Placement,
     limits: WriterLimits,
 ) -> Result<(), Error> {
-    let (tenant, kind) = (live.manifest.tenant, view.config.kind);
-    let mut writer = GenerationWriter::again(dir, &live.manifest, generation, limits)?.place(placement);
+    let kind = view.config.kind;
+    let mut writer = GenerationWriter::again(dir, &live.manifest, generation, limits)?;
     let damaged = |damaged: Damaged| Error::damaged(inner.warm.path(), format!("a row: {}", damaged.0));
-    for row in rows(inner, live)? {
-        let (entity, value) = row?;
-        let value = match inner.erasures.erased_ms(tenant, &entity) {
-            None => value,
-            Some(erased_ms) => match left(kind, &value, erased_ms).map_err(damaged)? {
-                None => continue,
-                Some(value) => value.into(),
-            },
-        };
-        writer.put(&entity, &times(kind, &value).map_err(damaged)?, &value)?;
+    for entry in entries(inner, live)? {
+        let Entry { entity, value, .. } = entry?;
+        let Some(value) = without_erased(inner, live, &entity, value.into_vec()).map_err(damaged)? else { continue };
+        let times_ms = times(kind, &value).map_err(damaged)?;
+        let is_cold = times_ms.first().is_some_and(|newest_ms| placement.is_cold(&entity, *newest_ms));
+        writer.put(&entity, &times_ms, &value, is_cold)?;
     }
     writer.finish().map(drop)
 }
 
-/// Removes what a re-placement that was cut short left.
+/// What an erasure leaves of a value.
+pub(crate) fn without_erased(
+    inner: &Inner,
+    generation: &Generation,
+    entity: &str,
+    value: Vec<u8>,
+) -> Result<Option<Vec<u8>>, Damaged> {
+    let Manifest { tenant, schema, .. } = &generation.manifest;
+    match inner.erasures.erased_ms(*tenant, entity) {
+        None => Ok(Some(value)),
+        Some(erased_ms) => left(schema.kind, &value, erased_ms),
+    }
+}
+
+/// Removes what a re-placement, or the application of a delta snapshot, left when it was cut short.
 pub(crate) fn clear(store: &Path) -> Result<(), Error> {
     files::remove_dir(&store.join(WORK))
-}
-
-type EntityAndValue = (String, Box<[u8]>);
-type Entries<'a> = Peekable<Box<dyn Iterator<Item = Result<EntityAndValue, Error>> + 'a>>;
-
-/// The rows of both tiers in order of their entities.
-fn rows<'a>(
-    inner: &'a Inner,
-    live: &'a Generation,
-) -> Result<impl Iterator<Item = Result<EntityAndValue, Error>> + 'a, Error> {
-    let (first, end) = (live.manifest.id().prefix(), live.manifest.id().end());
-    let warm = inner.warm.scan_base(&first, Bound::Excluded(&end))?.map(|entry| {
-        let (base_key, value) = entry?;
-        let entity = base_key.get(PREFIX_BYTES..).and_then(key::read_entity);
-        let damaged = || Error::damaged(inner.warm.path(), "a key of the base family is not one");
-        Ok((entity.ok_or_else(damaged)?, value))
-    });
-    let cold = live.cold.iter().flat_map(|part| part.file.scan()).map(|row| {
-        let row = row?;
-        Ok((row.entity, Box::from(&*row.value)))
-    });
-    let mut warm: Entries<'a> = (Box::new(warm) as Box<dyn Iterator<Item = _>>).peekable();
-    let mut cold: Entries<'a> = (Box::new(cold) as Box<dyn Iterator<Item = _>>).peekable();
-    Ok(std::iter::from_fn(move || {
-        let order = match (warm.peek(), cold.peek()) {
-            (Some(Ok(warm)), Some(Ok(cold))) => warm.0.cmp(&cold.0),
-            (Some(Err(_)), _) | (_, None) => Ordering::Less,
-            (_, Some(_)) => Ordering::Greater,
-        };
-        if order == Ordering::Greater { cold.next() } else { warm.next() }
-    }))
-}
-
-/// The event times of a value's rows, newest first.
-fn times(kind: ViewKind, value: &[u8]) -> Result<Vec<i64>, Damaged> {
-    match kind {
-        ViewKind::Latest => Ok(vec![event_time_ms(value)?]),
-        ViewKind::LastN => Elements::new(value)?.map(|row| event_time_ms(row?)).collect(),
-    }
 }

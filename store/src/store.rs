@@ -59,6 +59,8 @@ pub(crate) struct Inner {
     pub(crate) cold_folder: ColdFolder,
     /// See [`meta::name`].
     pub(crate) name: String,
+    /// The names of the stores that it was restored from.
+    pub(crate) former_names: Vec<String>,
     pub(crate) readers: Readers,
     pub(crate) cold: ColdTier,
     pub(crate) cold_budget: Duration,
@@ -92,6 +94,7 @@ impl Store {
         let records = Records::read(&warm)?;
         let name = meta::name(&warm, &records)?;
         let cold_folder = ColdFolder::open(&config.cold_path, &name)?;
+        restoring::clear(&cold_folder)?;
         meta::recover_shard(config.shard, &records.generations)?;
         checkpoint::clear(warm.path(), &cold_folder)?;
         let generations = meta::recover(&warm, &cold_folder, &views, records.generations)?;
@@ -116,6 +119,7 @@ impl Store {
             hot,
             cold_folder,
             name,
+            former_names: records.former_names,
             readers: Readers::start(config.read_threads).map_err(std::io::Error::other).map_err(thread)?,
             cold,
             cold_budget: Duration::from_millis(config.cold_budget_ms),
@@ -202,6 +206,15 @@ impl Store {
         live::write(&self.0, writes, None, now_ms)
     }
 
+    /// Whether [`write`](Store::write) would take this. Nothing is written: it tells which of several callers' writes is at fault when all of them
+    /// together were refused.
+    ///
+    /// # Errors
+    /// Those of `write` that are about the rows.
+    pub fn check(&self, writes: &[Write<'_>], now_ms: i64) -> Result<(), Error> {
+        live::check(&self.0, writes, now_ms)
+    }
+
     /// [`write`](Store::write) of what a part of a stream of changes brought, with the stream's new position in the same step: after a crash
     /// either the rows are there and the stream stands behind them, or neither. A part without rows moves the position alone.
     ///
@@ -259,6 +272,9 @@ impl Store {
     /// generation that was live stays for [`rollback`](Store::rollback), the one before it is dropped after its last reader. Publishing
     /// the live generation again changes nothing and says so.
     ///
+    /// Of a delta snapshot (see [`DeltaWriter`](crate::DeltaWriter)) the changes are applied to the live generation; what comes of it is published as
+    /// the generation of the delta's number. That reads and writes the whole generation, and needs room on the store's disk for it.
+    ///
     /// # Errors
     /// [`Error::RebuildGeneration`] names the file and what is wrong with it, [`Error::ChooseGeneration`] says why this generation may
     /// not follow the live one. In each case what was live still is.
@@ -281,6 +297,16 @@ impl Store {
         let published = publish::rollback(&self.0, tenant, view)?;
         tracing::info!(view = %published.view, tenant = published.tenant.0, generation = published.generation, "rolled back");
         Ok(published)
+    }
+
+    /// Lets go of the generation that is kept for [`rollback`](Store::rollback): its files are deleted after its last reader, and live rows that
+    /// were kept for it alone are pruned.
+    ///
+    /// # Errors
+    /// [`Error::ChooseGeneration`] when `generation` is not the previous one, [`Error::FixRequest`] for an unknown view.
+    pub fn drop_previous(&self, tenant: TenantId, view: &str, generation: u32) -> Result<Published, Error> {
+        let _changing = self.lock();
+        publish::drop_previous(&self.0, tenant, view, generation)
     }
 
     /// Divides the live generation's rows between the warm and the cold tier anew: by age, and by who was asked for. They become a new

@@ -161,6 +161,14 @@ impl ViewConfig {
         Arc::new(Schema::new(fields))
     }
 
+    /// The batch of a delta snapshot: that of [`arrow_schema`](ViewConfig::arrow_schema), and behind it a Boolean that is true of a deletion. Of a
+    /// deletion only the keys are looked at; in a `last_n` view its element key is null for all elements.
+    pub fn change_schema(&self) -> SchemaRef {
+        let mut fields = self.arrow_schema().fields().to_vec();
+        fields.push(Arc::new(Field::new("deleted", DataType::Boolean, false)));
+        Arc::new(Schema::new(fields))
+    }
+
     /// The batch of a deletion: the entity, the event time, and for `last_n` the element key, null for all elements.
     pub fn deletion_schema(&self) -> SchemaRef {
         let columns = self.arrow_schema();

@@ -14,7 +14,7 @@ use arrow::array::{Array, RecordBatch, StringArray};
 use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
 
 use crate::encode::{ElementKeys, EncodedRows, RowColumns, Unencodable};
-use crate::manifest::{Manifest, ManifestSources};
+use crate::manifest::{AppliedDelta, Manifest, ManifestSources};
 use crate::merge::Group;
 use crate::placement::Placement;
 use crate::schema::RowSchema;
@@ -24,7 +24,8 @@ use crate::{Error, cold, key};
 
 pub use limits::{MAX_ROW_BYTES, WriterLimits};
 
-use files::{OpenCold, OpenSst};
+pub(crate) use files::OpenCold;
+use files::OpenSst;
 
 /// Writes one generation. Rows come in batches sorted by entity; [`finish`](GenerationWriter::finish) makes them a generation, dropping the
 /// writer earlier leaves a folder that no store accepts.
@@ -63,16 +64,7 @@ impl GenerationWriter {
     ) -> Result<GenerationWriter, Error> {
         view.validate()?;
         limits.validate()?;
-        crate::files::create_dir(dir)?;
-        let mut entries = fs::read_dir(dir).map_err(Error::disk("read", dir))?;
-        if entries.next().is_some() {
-            let message = format!("{} is not empty: build into a new folder", dir.display());
-            return Err(Error::FixInput(message));
-        }
-        if generation == 0 {
-            let message = "generation 0 means none: number generations from 1".to_string();
-            return Err(Error::FixInput(message));
-        }
+        begin_folder(dir, generation)?;
         let row_schema = Arc::new(RowSchema::new(&view.features));
         Ok(GenerationWriter {
             dir: dir.to_path_buf(),
@@ -111,14 +103,31 @@ impl GenerationWriter {
         Ok(writer)
     }
 
-    /// Adds a value that is stored already, with the event times of its rows, newest first. Entities come in order, each once.
-    pub(crate) fn put(&mut self, entity: &str, times_ms: &[i64], value: &[u8]) -> Result<(), Error> {
+    /// The same, of rows that a delta snapshot has changed.
+    pub(crate) fn changed(
+        dir: &Path,
+        from: &Manifest,
+        by: &Manifest,
+        limits: WriterLimits,
+    ) -> Result<GenerationWriter, Error> {
+        let mut writer = GenerationWriter::again(dir, from, by.generation, limits)?;
+        writer.manifest.as_of_ms = by.as_of_ms;
+        writer.manifest.applied = Some(AppliedDelta { to_generation: from.generation, checksum: by.checksum });
+        if let (Some(sources), Some(added)) = (&mut writer.manifest.sources, &by.sources) {
+            sources.add(added);
+        }
+        Ok(writer)
+    }
+
+    /// Adds a value that is stored already, with the event times of its rows, newest first, to the tier where it belongs. Entities come in
+    /// order, each once.
+    pub(crate) fn put(&mut self, entity: &str, times_ms: &[i64], value: &[u8], is_cold: bool) -> Result<(), Error> {
         let (Some(&newest_ms), Some(&oldest_ms)) = (times_ms.first(), times_ms.last()) else {
             return Err(Error::FixInput(format!("entity {entity:?}: a value without rows")));
         };
         self.entity.clear();
         self.entity.push_str(entity);
-        self.store(value, times_ms.len() as u64, oldest_ms, newest_ms)
+        self.store_in(is_cold, value, times_ms.len() as u64, oldest_ms, newest_ms)
     }
 
     /// Divides the entities between the tiers. Without this all of them are warm.
@@ -236,24 +245,10 @@ impl GenerationWriter {
 
     /// Stores the gathered entity when `entity` is another one.
     fn begin_entity(&mut self, entity: &str, row: usize) -> Result<(), Error> {
-        let order = entity.cmp(&self.entity);
-        if order.is_eq() && !self.group.is_empty() {
+        if entity == self.entity && !self.group.is_empty() {
             return Ok(());
         }
-        key::check_entity(entity).map_err(|reason| Error::FixInput(format!("row {row}: {reason}")))?;
-        let shard = self.manifest.shard;
-        if !shard.holds(entity) {
-            let right = Shard::of(entity, shard.count());
-            let message =
-                format!("row {row}: entity {entity:?} belongs to shard {right}, the generation is for {shard}");
-            return Err(Error::FixInput(message));
-        }
-        if order.is_lt() {
-            return Err(Error::FixInput(format!(
-                "row {row}: entity {entity:?} after {:?}, rows must be sorted by entity",
-                self.entity
-            )));
-        }
+        check_next(self.manifest.shard, &self.entity, entity, row)?;
         self.end_entity()?;
         self.entity.clear();
         self.entity.push_str(entity);
@@ -282,14 +277,26 @@ impl GenerationWriter {
         Ok(())
     }
 
-    /// Stores the entity's value where it belongs.
+    /// Stores the entity's value where the placement says.
     fn store(&mut self, value: &[u8], rows: u64, oldest_ms: i64, newest_ms: i64) -> Result<(), Error> {
+        let is_cold = self.placement.is_cold(&self.entity, newest_ms);
+        self.store_in(is_cold, value, rows, oldest_ms, newest_ms)
+    }
+
+    fn store_in(
+        &mut self,
+        is_cold: bool,
+        value: &[u8],
+        rows: u64,
+        oldest_ms: i64,
+        newest_ms: i64,
+    ) -> Result<(), Error> {
         let counts = &mut self.manifest;
         counts.entities += 1;
         counts.rows += rows;
         counts.event_time_min_ms = counts.event_time_min_ms.min(oldest_ms);
         counts.event_time_max_ms = counts.event_time_max_ms.max(newest_ms);
-        match self.placement.is_cold(&self.entity, newest_ms) {
+        match is_cold {
             true => self.put_cold(value, newest_ms),
             false => self.put_warm(value),
         }
@@ -340,6 +347,36 @@ impl GenerationWriter {
     }
 }
 
-fn wrong_row(row: usize, entity: &str, reason: &str) -> Error {
+/// Makes the folder of a generation, which must be empty or not exist yet.
+pub(crate) fn begin_folder(dir: &Path, generation: u32) -> Result<(), Error> {
+    crate::files::create_dir(dir)?;
+    let mut entries = fs::read_dir(dir).map_err(Error::disk("read", dir))?;
+    if entries.next().is_some() {
+        let message = format!("{} is not empty: build into a new folder", dir.display());
+        return Err(Error::FixInput(message));
+    }
+    if generation == 0 {
+        let message = "generation 0 means none: number generations from 1".to_string();
+        return Err(Error::FixInput(message));
+    }
+    Ok(())
+}
+
+/// Refuses an entity that cannot be stored, belongs to another shard, or does not come after the one `before`.
+pub(crate) fn check_next(shard: Shard, before: &str, entity: &str, row: usize) -> Result<(), Error> {
+    key::check_entity(entity).map_err(|reason| Error::FixInput(format!("row {row}: {reason}")))?;
+    if !shard.holds(entity) {
+        let right = Shard::of(entity, shard.count());
+        let message = format!("row {row}: entity {entity:?} belongs to shard {right}, the generation is for {shard}");
+        return Err(Error::FixInput(message));
+    }
+    if entity < before {
+        let message = format!("row {row}: entity {entity:?} after {before:?}, rows must be sorted by entity");
+        return Err(Error::FixInput(message));
+    }
+    Ok(())
+}
+
+pub(crate) fn wrong_row(row: usize, entity: &str, reason: &str) -> Error {
     Error::FixInput(format!("row {row}, entity {entity:?}: {reason}"))
 }

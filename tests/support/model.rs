@@ -82,6 +82,17 @@ fn newest(view: &ViewConfig, mut rows: Vec<Row>) -> Vec<Row> {
     rows
 }
 
+impl Change {
+    /// The element that is changed; none where all are deleted.
+    pub(crate) fn element(&self, view: &ViewConfig) -> Option<String> {
+        match &self.what {
+            What::Row(row) => Some(element(view, row)),
+            What::Deletion(element) => Some(element.clone()),
+            What::DeletionOfAll => None,
+        }
+    }
+}
+
 /// What stands of an entity's changes: until when everything is deleted, and of each element the change with the greatest event time, of
 /// equal times the last written.
 fn standing(view: &ViewConfig, changes: &[Change], entity: &str) -> (Option<i64>, BTreeMap<String, Change>) {
@@ -89,16 +100,20 @@ fn standing(view: &ViewConfig, changes: &[Change], entity: &str) -> (Option<i64>
     let all = of_entity().filter(|change| change.what == What::DeletionOfAll).map(|change| change.event_time_ms).max();
     let mut standing: BTreeMap<String, Change> = BTreeMap::new();
     for change in of_entity().filter(|change| all.is_none_or(|all| change.event_time_ms > all)) {
-        let element = match &change.what {
-            What::Row(row) => element(view, row),
-            What::Deletion(element) => element.clone(),
-            What::DeletionOfAll => continue,
-        };
+        let Some(element) = change.element(view) else { continue };
         if standing.get(&element).is_none_or(|other| change.event_time_ms >= other.event_time_ms) {
             standing.insert(element, change.clone());
         }
     }
     (all, standing)
+}
+
+/// Whether a change of that time counts against a snapshot, or none, and its row of the element.
+fn counts(snapshot: Option<&Snapshot>, row: Option<&Row>, time: i64) -> bool {
+    match row {
+        Some(row) if time != row.event_time_ms => time > row.event_time_ms,
+        _ => snapshot.is_none_or(|snapshot| time > snapshot.as_of_ms),
+    }
 }
 
 /// The rows that stand of an entity, against a snapshot or none; erased ones are as if they had never been.
@@ -115,16 +130,11 @@ fn stand(
         snapshot.iter().flat_map(|s| &s.rows).filter(of_entity).map(|row| (element(view, row), row.clone())).collect();
     let changes: Vec<_> = changes.iter().filter(|change| exists(change.event_time_ms)).cloned().collect();
     let (all_deleted, live) = standing(view, &changes, entity);
-    let after_snapshot = |time: i64| snapshot.is_none_or(|snapshot| time > snapshot.as_of_ms);
 
     let mut rows = Vec::new();
     for element in published.keys().chain(live.keys()).collect::<BTreeSet<_>>() {
         let (row, change) = (published.get(element), live.get(element));
-        let counts = change.filter(|change| match row {
-            None => after_snapshot(change.event_time_ms),
-            Some(row) if change.event_time_ms == row.event_time_ms => after_snapshot(change.event_time_ms),
-            Some(row) => change.event_time_ms > row.event_time_ms,
-        });
+        let counts = change.filter(|change| counts(snapshot, row, change.event_time_ms));
         match (counts, row) {
             (Some(Change { what: What::Row(row), .. }), _) => rows.push(row.clone()),
             (Some(_), _) => {}
@@ -184,6 +194,47 @@ impl Model {
         true
     }
 
+    /// What a delta snapshot makes of the live generation; `None` where it does not follow it, or leaves nothing of it.
+    pub(crate) fn changed(
+        &self,
+        place: Place,
+        number: u32,
+        (since_ms, as_of_ms): (i64, i64),
+        rows: &[Row],
+        deletions: &[Change],
+    ) -> Option<Snapshot> {
+        let view = &self.views[place.0];
+        let live = self.places.get(&place)?.live.as_ref()?;
+        if live.as_of_ms < since_ms || as_of_ms < live.as_of_ms {
+            return None;
+        }
+        let mut changed = Vec::new();
+        let entities = live.rows.iter().chain(rows).map(|row| &row.entity).collect::<BTreeSet<_>>();
+        for entity in entities {
+            let gone = |row: &Row| {
+                deletions.iter().any(|deletion| {
+                    let same = match &deletion.what {
+                        What::DeletionOfAll => true,
+                        What::Deletion(deleted) => *deleted == element(view, row),
+                        What::Row(_) => false,
+                    };
+                    same && deletion.entity == *entity && row.event_time_ms <= deletion.event_time_ms
+                })
+            };
+            let exists = |row: &&Row| self.erased(place, entity).is_none_or(|erased| row.event_time_ms > erased);
+            let mut elements: BTreeMap<String, Row> = BTreeMap::new();
+            for row in live.rows.iter().chain(rows).filter(|row| row.entity == *entity) {
+                let element = element(view, row);
+                if elements.get(&element).is_none_or(|other| row.event_time_ms >= other.event_time_ms) {
+                    elements.insert(element, row.clone());
+                }
+            }
+            let standing = elements.into_values().filter(|row| !gone(row)).collect();
+            changed.extend(newest(view, standing).iter().filter(exists).cloned());
+        }
+        (!changed.is_empty()).then_some(Snapshot { number, as_of_ms, rows: changed })
+    }
+
     pub(crate) fn rollback(&mut self, place: Place) -> bool {
         let known = self.places.entry(place).or_default();
         if known.previous.is_some() {
@@ -201,6 +252,22 @@ impl Model {
         known.changes.push(change.clone());
         known.unpruned.push(change);
         true
+    }
+
+    /// Whether the change would change nothing, because of something newer that is there.
+    pub(crate) fn is_late(&self, place: Place, change: &Change) -> bool {
+        let (view, time) = (&self.views[place.0], change.event_time_ms);
+        let Some(known) = self.places.get(&place) else { return false };
+        let (all, standing) = standing(view, &known.changes, &change.entity);
+        let Some(name) = change.element(view) else { return all.is_some_and(|all| all > time) };
+        let erased = self.erased(place, &change.entity);
+        let published = known.live.iter().flat_map(|snapshot| &snapshot.rows).find(|row| {
+            let exists = erased.is_none_or(|erased| row.event_time_ms > erased);
+            exists && row.entity == change.entity && element(view, row) == name
+        });
+        standing.get(&name).is_some_and(|other| other.event_time_ms > time)
+            || all.is_some_and(|all| all >= time)
+            || !counts(known.live.as_ref(), published, time)
     }
 
     pub(crate) fn erase(&mut self, tenant: u32, entity: &str, now_ms: i64) {

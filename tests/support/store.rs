@@ -10,8 +10,8 @@ use arrow::array::{
     ListBuilder, RecordBatch, StringArray, TimestampMillisecondArray,
 };
 use larder_store::{
-    EntityRef, Error, FeatureConfig, FeatureRef, FeatureType, GenerationWriter, Manifest, Plan, Published, Store,
-    StoreConfig, TenantId, ViewConfig, ViewKind, Write, WriteKind, WriterLimits, Written,
+    DeltaWriter, EntityRef, Error, FeatureConfig, FeatureRef, FeatureType, GenerationWriter, Manifest, Plan, Published,
+    Store, StoreConfig, TenantId, ViewConfig, ViewKind, Write, WriteKind, WriterLimits, Written,
 };
 
 /// One value of a feature.
@@ -298,4 +298,38 @@ pub(crate) fn table_of_rows(store: &Path, entity: &str) -> PathBuf {
         bytes.windows(entity.len()).any(|part| part == entity.as_bytes())
     };
     tables.find(|path| path.extension().is_some_and(|extension| extension == "sst") && names(path)).unwrap()
+}
+
+/// A deletion: entity, time, and in a history which element, or all.
+pub(crate) type Deletion<'a> = (&'a str, i64, Option<Value>);
+
+/// Builds a delta snapshot of rows and deletions (in any order) in `dir`.
+pub(crate) fn build_delta(
+    dir: &Path,
+    view: &ViewConfig,
+    (tenant, generation): (u32, u32),
+    (since_ms, as_of_ms): (i64, i64),
+    rows: &[Row],
+    deletions: &[Deletion<'_>],
+) -> Result<Manifest, Error> {
+    let mut writer =
+        DeltaWriter::create(dir, view, TenantId(tenant), generation, since_ms, as_of_ms, WriterLimits::default())?;
+    let element = view.features.iter().position(|feature| Some(&feature.name) == view.element_key.as_ref());
+    let deletion = |(entity, event_time_ms, name): &Deletion<'_>| {
+        let mut values = vec![None; view.features.len()];
+        if let Some(element) = element {
+            values[element] = name.clone();
+        }
+        (Row { entity: (*entity).to_owned(), event_time_ms: *event_time_ms, values }, true)
+    };
+    let mut changes: Vec<(Row, bool)> = deletions.iter().map(deletion).collect();
+    changes.extend(rows.iter().map(|row| (row.clone(), false)));
+    changes.sort_by(|a, b| a.0.entity.cmp(&b.0.entity));
+    for part in changes.chunks(7) {
+        let (rows, deleted): (Vec<_>, Vec<_>) = part.iter().cloned().unzip();
+        let mut columns = batch(view, &rows).columns().to_vec();
+        columns.push(Arc::new(BooleanArray::from(deleted)));
+        writer.append(&RecordBatch::try_new(view.change_schema(), columns).unwrap())?;
+    }
+    writer.finish()
 }

@@ -1,17 +1,21 @@
 //! `larder backup`: a copy of a store as it is at one moment, taken while its node goes on. What the location has already is not copied again.
 
+use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use chrono::Utc;
 use clap::Args;
 use larder_serve::NodeConfig;
 use larder_store::{Checkpoint, StoreConfig, verify_store};
 use serde::Serialize;
 
-use crate::backup_set::{Backup, BackupFile, BackupSet, Folder};
+use crate::backup_manifest::{Backup, BackupFile, Folder};
+use crate::backup_set::{BackupSet, Listed};
 use crate::destination::Destination;
+use crate::durations::duration;
 use crate::files::sha256_file;
 use crate::output::{print_json, say};
 use crate::progress::{Stage, Unit, bytes, count};
@@ -23,8 +27,9 @@ use crate::verify::told;
 answers, the store's folder is opened directly. Run it on the node's machine, as the node's own user. Every write \
 acknowledged before is in the backup. The files are verified first, because a backup of a damaged store would be found out too late.
 
-DESTINATION is a folder or a URL (s3://, gs://, az://, https://; credentials from the environment), one for each store. It takes any \
-number of backups and holds each file once. A backup that was cut short is none; the next one goes on from its files.
+DESTINATION is a folder or a URL (s3://, gs://, az://, https://; credentials from the environment), one for each store; a restored store \
+is another one. It takes any number of backups and holds each file once. A backup that was cut short is none; the next one goes on from \
+its files. A file that no backup needs any more goes a day after it was copied.
 
 Backups hold users who are erased later; after restoring an old one, erase them again.
 
@@ -45,6 +50,9 @@ pub(crate) struct Arguments {
     /// Do not verify the files first
     #[arg(long)]
     skip_verify: bool,
+    /// How long to wait while the node is busy with another change of its store, such as a publish
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    wait: Duration,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
@@ -61,28 +69,36 @@ struct Made {
     copied_files: u64,
     copied_bytes: u64,
     deleted_backups: u64,
+    /// Descriptions of backups at the destination that are damaged.
+    unreadable_backups: u64,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let config = NodeConfig::load(&arguments.config)?;
     let set = BackupSet::at(&arguments.destination)?;
     let others = set.list()?;
+    others.tell_unreadable();
     let mut store = Destination::find(&config)?;
     let _alone = alone(&config.store.path)?;
     let taken_at = Utc::now();
-    let checkpoint = store.checkpoint()?;
+    let checkpoint = store.checkpoint(arguments.wait)?;
     let copied = check_owner(&others, &checkpoint, &set).and_then(|()| {
         if !arguments.skip_verify {
             verify(&config.store, &checkpoint)?;
         }
-        copy(&set, Backup::new(taken_at, &checkpoint.store_name), &checkpoint)
+        copy(&set, &others, Backup::new(taken_at, &checkpoint.store_name), &checkpoint)
     });
-    let released = store.release_checkpoint();
+    let released = store.release_checkpoint(arguments.wait);
     let (backup, copied_files, copied_bytes) = copied?;
     if let Err(error) = released {
         eprintln!("the checkpoint stays until the next backup or start: {error:#}");
     }
-    let deleted_backups = arguments.keep.map_or(Ok(0), |keep| set.keep_newest(keep as usize))? as u64;
+    let deleted = arguments.keep.map(|keep| set.keep_newest(keep as usize, Utc::now())).transpose()?;
+    if deleted.as_ref().is_some_and(|deleted| deleted.held_back) {
+        eprintln!(
+            "no file of an old backup is deleted while a description is damaged, because that backup may need it: delete the description"
+        );
+    }
     let made = Made {
         destination: set.location().to_string(),
         taken_at_ms: backup.taken_at_ms,
@@ -91,7 +107,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         backup: backup.id,
         copied_files,
         copied_bytes,
-        deleted_backups,
+        deleted_backups: deleted.map_or(0, |deleted| deleted.backups) as u64,
+        unreadable_backups: others.unreadable.len() as u64,
     };
     if arguments.json {
         return print_json(&made);
@@ -125,10 +142,16 @@ fn alone(store: &Path) -> Result<File> {
     }
 }
 
-fn check_owner(others: &[Backup], checkpoint: &Checkpoint, set: &BackupSet) -> Result<()> {
-    let ours = others.iter().all(|other| other.store_name == checkpoint.store_name);
-    ensure!(ours, "{} holds backups of another store; name another destination", set.location());
-    Ok(())
+/// Refuses a destination that has backups of another store, also of the one that this one was restored from, because that one may go on.
+fn check_owner(others: &Listed, checkpoint: &Checkpoint, set: &BackupSet) -> Result<()> {
+    let Checkpoint { store_name, former_names, .. } = checkpoint;
+    let Some(other) = others.backups.iter().find(|other| other.store_name != *store_name) else { return Ok(()) };
+    let restored = match former_names.contains(&other.store_name) {
+        true => ", the one that this store was restored from,",
+        false => "",
+    };
+    let (location, other) = (set.location(), &other.store_name);
+    bail!("{location} holds backups of another store{restored}: {other}, not {store_name}; name another destination")
 }
 
 fn verify(config: &StoreConfig, checkpoint: &Checkpoint) -> Result<()> {
@@ -152,7 +175,7 @@ fn verify(config: &StoreConfig, checkpoint: &Checkpoint) -> Result<()> {
 }
 
 /// Copies what the set does not have yet. Returns the backup, and how many files and bytes were copied.
-fn copy(set: &BackupSet, mut backup: Backup, checkpoint: &Checkpoint) -> Result<(Backup, u64, u64)> {
+fn copy(set: &BackupSet, others: &Listed, mut backup: Backup, checkpoint: &Checkpoint) -> Result<(Backup, u64, u64)> {
     let folders = [(Folder::Store, Some(&checkpoint.store)), (Folder::Cold, checkpoint.cold.as_ref())];
     let mut sources = Vec::new();
     for (folder, path) in folders.into_iter().filter_map(|(folder, path)| Some((folder, path?))) {
@@ -166,7 +189,8 @@ fn copy(set: &BackupSet, mut backup: Backup, checkpoint: &Checkpoint) -> Result<
         }
     }
     sources.sort();
-    let mut present = set.contents()?;
+    let mut present = set.reusable(others, Utc::now())?;
+    let mut paths = HashMap::new();
     let total: u64 = sources.iter().map(|(.., bytes)| bytes).sum();
     let stage = Stage::start("copy", Unit::Bytes);
     let (mut done, mut copied_files, mut copied_bytes) = (0, 0, 0);
@@ -181,11 +205,23 @@ fn copy(set: &BackupSet, mut backup: Backup, checkpoint: &Checkpoint) -> Result<
             copied_files += 1;
             copied_bytes += bytes;
         }
+        paths.insert(file.sha256.clone(), path);
         backup.files.push(file);
         done += bytes;
         stage.set(done, total);
     }
+    let complete = |backup: &Backup| -> Result<()> {
+        for file in set.missing(backup)? {
+            let path = paths.get(&file.sha256).with_context(|| format!("{} was never copied", file.name))?;
+            set.put(path, file)?;
+        }
+        Ok(())
+    };
+    // Others may work at the destination too. What they deleted before the description was there is put back, once more when it is.
+    complete(&backup)?;
+    check_owner(&set.list()?, checkpoint, set)?;
     let backup = set.finish(backup)?;
+    complete(&backup)?;
     stage.done(format_args!("{} of {}", bytes(copied_bytes), bytes(total)));
     Ok((backup, copied_files, copied_bytes))
 }

@@ -3,10 +3,12 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage. An error is told in plain lines: what failed, why, and where that is known what to do next.
 //! `larder --help` lists the commands by who uses them.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::{Error, Result};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use larder_ingest::without_secrets;
 use larder_serve::ConfigError;
 
 use crate::panics::{caught, tell_of_panics};
@@ -106,8 +108,11 @@ enum ModelCommand {
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     tell_of_panics();
-    let matches = command_line().get_matches();
-    let command = CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command;
+    let matches = command_line().try_get_matches();
+    let command = match matches.and_then(|matches| CommandLine::from_arg_matches(&matches)) {
+        Ok(line) => line.command,
+        Err(error) => return wrong_usage(&error),
+    };
     match caught(|| run(&command)) {
         Some(Ok(())) => ExitCode::SUCCESS,
         Some(Err(error)) => {
@@ -116,6 +121,29 @@ pub fn main() -> ExitCode {
         }
         None => ExitCode::FAILURE,
     }
+}
+
+/// Says what is wrong with the command line, or prints the help that was asked for. clap repeats what was typed; a password in a URL is left out.
+fn wrong_usage(error: &clap::Error) -> ExitCode {
+    let typed: Vec<String> = std::env::args().collect();
+    let plain = error.render().to_string();
+    let text = hide_secrets(&plain, &typed);
+    // Its own printing knows colours.
+    let _ = if text == plain { error.print() } else { io::stderr().write_all(text.as_bytes()) };
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// The text without the secrets of the URLs among the arguments.
+fn hide_secrets(text: &str, arguments: &[String]) -> String {
+    let mut text = text.to_owned();
+    for argument in arguments.iter().filter(|argument| argument.contains("://")) {
+        // Of --option=URL clap repeats the URL alone.
+        let value = argument.split_once('=').filter(|_| argument.starts_with('-')).map(|(_, value)| value);
+        for typed in [Some(argument.as_str()), value].into_iter().flatten() {
+            text = text.replace(typed, &without_secrets(typed));
+        }
+    }
+    text
 }
 
 /// The whole command line, with its commands in groups.
@@ -237,6 +265,25 @@ mod tests {
     fn path(command: &clap::Command) -> String {
         let full = command.get_bin_name().unwrap_or_default();
         full.strip_prefix("larder ").unwrap_or(full).to_owned()
+    }
+
+    #[test]
+    fn no_password_is_repeated() {
+        let say = |arguments: &[&str]| {
+            let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+            let error = CommandLine::try_parse_from(&arguments).unwrap_err();
+            hide_secrets(&error.render().to_string(), &arguments)
+        };
+        let build = ["larder", "ingest", "build", "--tenant", "t", "--view", "v", "--out", "o"];
+        for wrong in [
+            [&build[..], &["https://ada:hunter2@host/a.parquet"]].concat(),
+            [&build[..], &["https://host/a.parquet?sig=hunter2"]].concat(),
+            vec!["larder", "restore", "backups", "s3://ada:hunter2@bucket"],
+            vec!["larder", "backup", "--keep=s3://ada:hunter2@bucket", "backups"],
+        ] {
+            let said = say(&wrong);
+            assert!(!said.contains("hunter2") && said.contains("://"), "{said}");
+        }
     }
 
     #[test]

@@ -12,13 +12,14 @@ use larder_model::{Catalogue, LabelledQuestion};
 use larder_serve::{NodeConfig, Rung, TenantConfig};
 
 use crate::demo_ask::{Asked, ask_all, node_status, warm};
+use crate::demo_figures::Session;
 use crate::demo_node::NodeProcess;
 use crate::demo_prepare::{prepare_head, prepare_sample, prepare_store};
-use crate::demo_report::Report;
+use crate::demo_report::{show_examples, show_summary};
 use crate::files::{absolute, read_json_lines};
 use crate::known_models::{DEFAULT_MODEL, LIGHT_MODEL, find, models_folder};
 use crate::model_get;
-use crate::output::say;
+use crate::output::{print_json, say};
 use crate::sample::{SampleRequest, start_of_today_ms};
 use crate::shop_config::TENANT;
 use crate::shop_questions::TestQuestion;
@@ -30,7 +31,8 @@ use crate::shop_questions::TestQuestion;
 
 Examples:
   larder demo
-  larder demo --dir /tmp/demo --users 10000"
+  larder demo --dir /tmp/demo --users 10000
+  larder demo --json"
 )]
 pub(crate) struct Arguments {
     /// Folder for everything the demo makes
@@ -45,6 +47,9 @@ pub(crate) struct Arguments {
     /// Folder of models [default: $LARDER_MODELS or ~/.cache/larder/models]
     #[arg(long)]
     models: Option<PathBuf>,
+    /// Print the figures as JSON, and no example
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
@@ -80,26 +85,29 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let train: Vec<LabelledQuestion> = read_json_lines(&folder.join("train.jsonl"))?;
     let mut node = NodeProcess::start(&config, &folder)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let session = runtime.block_on(converse(&mut node, &config, tenant, tests))?;
+    let conversation = runtime.block_on(converse(&mut node, &config, tenant, tests))?;
 
     let trained: Vec<(String, String)> = train.into_iter().map(|question| (question.intent, question.text)).collect();
-    let report = Report {
-        asked: &session.asked,
-        catalogue: &Catalogue::load(&tenant.catalogue)?,
-        trained: &trained,
-        hot_hits: session.hot_hits,
-        warm_hits: session.warm_hits,
-    };
-    report.show_examples();
-    report.show_summary()?;
+    let catalogue = Catalogue::load(&tenant.catalogue)?;
+    let Conversation { asked, hot_hits, warm_hits } = &conversation;
+    let (hot_hits, warm_hits) = (*hot_hits, *warm_hits);
+    let session = Session { asked, catalogue: &catalogue, trained: &trained, hot_hits, warm_hits };
+    let figures = session.figures()?;
+    if !arguments.json {
+        show_examples(asked);
+        show_summary(&figures);
+    }
     node.stop()?;
-    say!("{}", report.final_line()?);
-    let refused = session.asked.iter().filter(|asked| asked.outcome.is_err()).count();
-    ensure!(refused == 0, "{refused} questions were not answered");
+    if arguments.json {
+        print_json(&figures)?;
+    } else {
+        say!("{}", figures.final_line());
+    }
+    ensure!(figures.refused == 0, "{} questions were not answered", figures.refused);
     Ok(())
 }
 
-struct Session {
+struct Conversation {
     asked: Vec<Asked>,
     /// Counted by the node while it was asked.
     hot_hits: u64,
@@ -111,7 +119,7 @@ async fn converse(
     config: &NodeConfig,
     tenant: &TenantConfig,
     tests: Vec<TestQuestion>,
-) -> Result<Session> {
+) -> Result<Conversation> {
     node.wait_until_serving().await?;
     let address = node.address();
     let users = tests.iter().map(|test| test.question.user.clone()).collect();
@@ -119,5 +127,9 @@ async fn converse(
     let before = node_status(&address).await?;
     let asked = ask_all(&address, tests).await?;
     let after = node_status(&address).await?;
-    Ok(Session { asked, hot_hits: after.hot_hits - before.hot_hits, warm_hits: after.warm_hits - before.warm_hits })
+    Ok(Conversation {
+        asked,
+        hot_hits: after.hot_hits - before.hot_hits,
+        warm_hits: after.warm_hits - before.warm_hits,
+    })
 }

@@ -67,6 +67,7 @@ pub(crate) fn prepare_store(config: &NodeConfig, tenant: &str, folder: &Path, sa
             tenant,
             view,
             parquet: &parquet,
+            delta: None,
             as_of_ms: None,
             limits: BuildLimits::default(),
             spill: None,

@@ -20,6 +20,7 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
 
+use crate::busy::in_turn;
 use crate::client::{connect, reachable, refusal};
 use crate::files::absolute;
 use crate::live::{ListedGeneration, NowLive};
@@ -119,12 +120,11 @@ impl<'a> Destination<'a> {
         }
     }
 
-    /// A number for a new generation of that view: `unix_seconds`, or the next one that is greater than all in use.
-    pub(crate) fn next_generation(&mut self, tenant: &str, view: &str, unix_seconds: u32) -> Result<u32> {
+    /// The greatest number of a generation of that view that is in use; 0 when there is none.
+    pub(crate) fn newest_generation(&mut self, tenant: &str, view: &str) -> Result<u32> {
         let used = self.generations()?;
         let of_view = used.iter().filter(|listed| listed.tenant == tenant && listed.view == view);
-        let greatest = of_view.map(|listed| listed.generation).max().unwrap_or(0);
-        Ok(unix_seconds.max(greatest.saturating_add(1)))
+        Ok(of_view.map(|listed| listed.generation).max().unwrap_or(0))
     }
 
     /// Makes a built generation live. Its files are linked into the store.
@@ -149,6 +149,22 @@ impl<'a> Destination<'a> {
             }
             Destination::Folder { store, config } => {
                 Ok(now_live(config, store, store.rollback(tenant_id(config, tenant)?, view)?))
+            }
+        }
+    }
+
+    /// Deletes the generation of a view that is kept for rollback.
+    pub(crate) fn drop_previous(&mut self, tenant: &str, view: &str, generation: u32) -> Result<NowLive> {
+        match self {
+            Destination::Node { admin, runtime, .. } => {
+                let request =
+                    v1::DropGenerationRequest { tenant: tenant.to_owned(), view: view.to_owned(), generation };
+                let reply = runtime.block_on(admin.drop_generation(request)).map_err(|status| refusal(&status))?;
+                Ok(reply.into_inner().into())
+            }
+            Destination::Folder { store, config } => {
+                let tenant = tenant_id(config, tenant)?;
+                Ok(now_live(config, store, store.drop_previous(tenant, view, generation)?))
             }
         }
     }
@@ -241,26 +257,32 @@ impl<'a> Destination<'a> {
         }
     }
 
-    /// Makes a checkpoint of the store, in place of an earlier one.
-    pub(crate) fn checkpoint(&mut self) -> Result<Checkpoint> {
+    /// Makes a checkpoint of the store, in place of an earlier one. Waits for its turn while a node is busy, for as long as `patience`.
+    pub(crate) fn checkpoint(&mut self, patience: Duration) -> Result<Checkpoint> {
         match self {
             Destination::Node { admin, runtime, .. } => {
-                let reply = runtime.block_on(admin.checkpoint(v1::CheckpointRequest {}));
-                let v1::CheckpointReply { store_name, store_path, cold_path } =
-                    reply.map_err(|status| refusal(&status))?.into_inner();
+                let call = || {
+                    let mut admin = admin.clone();
+                    async move { admin.checkpoint(v1::CheckpointRequest {}).await }
+                };
+                let v1::CheckpointReply { store_name, store_path, cold_path, former_names } =
+                    runtime.block_on(in_turn(patience, call))?.into_inner();
                 let cold = (!cold_path.is_empty()).then(|| PathBuf::from(cold_path));
-                Ok(Checkpoint { store_name, store: PathBuf::from(store_path), cold })
+                Ok(Checkpoint { store_name, former_names, store: PathBuf::from(store_path), cold })
             }
             Destination::Folder { store, .. } => Ok(store.checkpoint()?),
         }
     }
 
-    /// Removes the checkpoint.
-    pub(crate) fn release_checkpoint(&mut self) -> Result<()> {
+    /// Removes the checkpoint. Waits as for making one.
+    pub(crate) fn release_checkpoint(&mut self, patience: Duration) -> Result<()> {
         match self {
             Destination::Node { admin, runtime, .. } => {
-                let reply = runtime.block_on(admin.release_checkpoint(v1::ReleaseCheckpointRequest {}));
-                reply.map(drop).map_err(|status| refusal(&status))
+                let call = || {
+                    let mut admin = admin.clone();
+                    async move { admin.release_checkpoint(v1::ReleaseCheckpointRequest {}).await }
+                };
+                runtime.block_on(in_turn(patience, call)).map(drop)
             }
             Destination::Folder { store, .. } => Ok(store.release_checkpoint()?),
         }

@@ -13,8 +13,10 @@ use larder_serve::NodeConfig;
 use larder_store::Shard;
 
 use crate::cold_arguments::ColdArguments;
+use crate::delta_arguments::DeltaArguments;
 use crate::destination::Destination;
-use crate::ingest_load::{Snapshot, build, load, unix_seconds};
+use crate::generation_number;
+use crate::ingest_load::{Snapshot, build, load};
 use crate::live::cold;
 use crate::output::{moment, print_json, say, table};
 use crate::progress::{bytes, count};
@@ -28,9 +30,10 @@ pub(crate) enum Command {
   larder ingest build --tenant demo --view orders --shard 0/4 --out built/orders-0 orders.parquet
   larder ingest build --tenant demo --view orders --out built/orders --spill /fast-disk s3://bucket/orders/
   larder ingest build --tenant demo --view orders --out built/orders --max-rejected-rows 100 --rejects bad.jsonl orders/
-  larder ingest build --tenant demo --view orders --cold-after 90d --active data/store/hot-set --out built/orders orders.parquet")]
+  larder ingest build --tenant demo --view orders --cold-after 90d --active data/store/hot-set --out built/orders orders.parquet
+  larder ingest build --tenant demo --view orders --since 2026-11-19T00:00:00Z --out built/today changed.parquet --deletes gone.parquet")]
     Build(Build),
-    /// Make a built generation live; the one before is kept for rollback
+    /// Make a built generation live, or the live one with a delta snapshot's changes; the one before is kept for rollback
     #[command(
         after_help = "The node at the config's listen address is asked to link the folder's files; when none answers, the
 store's folder is opened directly. Either way the files are linked
@@ -54,6 +57,15 @@ Examples:
     #[command(after_help = "Examples:
   larder ingest rollback --tenant demo --view orders")]
     Rollback(Rollback),
+    /// Delete the generation that is kept for rollback, to have its room on the disk
+    #[command(
+        after_help = "Nothing is left then that a rollback could bring back. The live generation cannot be dropped.
+
+Examples:
+  larder ingest list
+  larder ingest drop --tenant demo --view orders --generation 1763596800"
+    )]
+    Drop(Drop),
 }
 
 #[derive(Debug, Args)]
@@ -93,8 +105,10 @@ pub(crate) struct Source {
     fresh: bool,
     #[command(flatten)]
     cold: ColdArguments,
+    #[command(flatten)]
+    delta: DeltaArguments,
     /// Parquet files, folders of them at any depth, or URLs of either: s3, gs, az, abfs, http, https, file (credentials: AWS_*, GOOGLE_*, AZURE_*)
-    #[arg(required = true, value_parser = Location::parse)]
+    #[arg(required_unless_present = "deletes", value_parser = Location::parse)]
     parquet: Vec<Location>,
     /// Print the outcome as JSON
     #[arg(long)]
@@ -108,6 +122,7 @@ impl Source {
             tenant: &self.tenant,
             view: &self.view,
             parquet: &self.parquet,
+            delta: self.delta.request(),
             as_of_ms: self.as_of.map(|as_of| as_of.timestamp_millis()),
             limits: BuildLimits {
                 max_rejected_rows: self.max_rejected_rows,
@@ -129,7 +144,7 @@ pub(crate) struct Build {
     /// Folder to make for the generation; one that was built by the same command from the same files is left as it is
     #[arg(long)]
     out: PathBuf,
-    /// The generation's number, greater than that of any published before [default: the time in Unix seconds]
+    /// The generation's number, greater than that of any published before [default: the time in Unix seconds, or the next number that none was built with here]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     generation: Option<u32>,
     #[command(flatten)]
@@ -165,6 +180,25 @@ pub(crate) struct List {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Drop {
+    /// The node's configuration
+    #[arg(long, default_value = "larder.toml")]
+    config: PathBuf,
+    /// Whose rows
+    #[arg(long)]
+    tenant: String,
+    /// Which view
+    #[arg(long)]
+    view: String,
+    /// The generation's number, which `larder ingest list` shows: it must be the previous one
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    generation: u32,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Rollback {
     /// The node's configuration
     #[arg(long, default_value = "larder.toml")]
@@ -187,6 +221,7 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::Load(arguments) => run_load(arguments),
         Command::List(arguments) => run_list(arguments),
         Command::Rollback(arguments) => run_rollback(arguments),
+        Command::Drop(arguments) => run_drop(arguments),
     }
 }
 
@@ -194,7 +229,8 @@ fn run_build(arguments: &Build) -> Result<()> {
     let source = &arguments.source;
     let config = NodeConfig::load(&source.config)?;
     let rule = source.cold.rule();
-    let generation = arguments.generation.map_or_else(unix_seconds, Ok)?;
+    let drawn = || generation_number::draw(&config, &source.tenant, &source.view, 0);
+    let generation = arguments.generation.map_or_else(drawn, Ok)?;
     let built = build(&source.snapshot(&config, rule.as_ref()), &arguments.out, generation)?;
     if let Some(wanted) = arguments.generation.filter(|wanted| *wanted != built.generation) {
         let (out, found) = (arguments.out.display(), built.generation);
@@ -206,17 +242,23 @@ fn run_build(arguments: &Build) -> Result<()> {
         return print_json(&built);
     }
     let out = arguments.out.display();
-    say!(
-        "{} generation {} of {}:{} in {out}: {} entities{}, {} rows.\nNext: larder ingest publish {out} --config {}",
-        if built.already_built { "Already built:" } else { "Built" },
-        built.generation,
-        source.tenant,
-        source.view,
-        count(built.entities),
-        cold(built.cold_entities, built.cold_files),
-        count(built.rows),
-        source.config.display()
-    );
+    let built_it = if built.already_built { "Already built:" } else { "Built" };
+    let Source { tenant, view, config, .. } = source;
+    let (generation, entities) = (built.generation, count(built.entities));
+    let what = match (built.deletions, built.since_ms) {
+        (Some(deletions), Some(since_ms)) => format!(
+            "delta snapshot {generation} of {tenant}:{view} in {out}: {} rows and {} deletions of {entities} entities, since {}",
+            count(built.rows - deletions),
+            count(deletions),
+            moment(since_ms)
+        ),
+        _ => format!(
+            "generation {generation} of {tenant}:{view} in {out}: {entities} entities{}, {} rows",
+            cold(built.cold_entities, built.cold_files),
+            count(built.rows)
+        ),
+    };
+    say!("{built_it} {what}.\nNext: larder ingest publish {out} --config {}", config.display());
     Ok(())
 }
 
@@ -280,5 +322,20 @@ fn run_rollback(arguments: &Rollback) -> Result<()> {
         return print_json(&live);
     }
     say!("{}", live.sentence(&destination));
+    Ok(())
+}
+
+fn run_drop(arguments: &Drop) -> Result<()> {
+    let config = NodeConfig::load(&arguments.config)?;
+    let mut destination = Destination::find(&config)?;
+    let Drop { tenant, view, generation, .. } = arguments;
+    let live = destination.drop_previous(tenant, view, *generation)?;
+    if arguments.json {
+        return print_json(&live);
+    }
+    say!(
+        "Generation {generation} of {tenant}:{view} is dropped from {destination}; generation {} stays live.",
+        live.generation
+    );
     Ok(())
 }

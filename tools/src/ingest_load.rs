@@ -7,12 +7,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use chrono::Utc;
-use larder_ingest::{BuildLimits, BuildReport, BuildRequest, ColdRule, Location, Progress};
+use larder_ingest::{BuildLimits, BuildReport, BuildRequest, ColdRule, DeltaRequest, Location, Progress};
 use larder_serve::NodeConfig;
 use larder_store::{Placement, Shard};
 use serde::Serialize;
 
 use crate::destination::{Destination, tenant_id};
+use crate::generation_number;
 use crate::live::{NowLive, cold};
 use crate::progress::{Stage, Unit, count};
 
@@ -23,6 +24,8 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) tenant: &'a str,
     pub(crate) view: &'a str,
     pub(crate) parquet: &'a [Location],
+    /// Since when it holds what has changed, Unix milliseconds UTC, and the files of deletions; `None` = it is whole.
+    pub(crate) delta: Option<DeltaRequest>,
     /// The moment that the files show; `None` = the time the build starts.
     pub(crate) as_of_ms: Option<i64>,
     pub(crate) limits: BuildLimits,
@@ -45,6 +48,12 @@ pub(crate) struct Built {
     pub(crate) view: String,
     pub(crate) generation: u32,
     pub(crate) as_of_ms: i64,
+    /// Since when a delta snapshot holds what has changed; absent of a whole generation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) since_ms: Option<i64>,
+    /// Of the rows, deletions; absent of a whole generation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) deletions: Option<u64>,
     pub(crate) rows_read: u64,
     pub(crate) rows_rejected: u64,
     /// "i/n"; "0/1" = all entities.
@@ -61,7 +70,8 @@ pub(crate) struct Built {
 
 /// Builds a generation beside the store and publishes it.
 pub(crate) fn load(snapshot: &Snapshot<'_>, destination: &mut Destination<'_>) -> Result<NowLive> {
-    let generation = destination.next_generation(snapshot.tenant, snapshot.view, unix_seconds()?)?;
+    let in_use = destination.newest_generation(snapshot.tenant, snapshot.view)?;
+    let generation = generation_number::draw(snapshot.config, snapshot.tenant, snapshot.view, in_use)?;
     let workspace = Workspace::new(&snapshot.config.store.path, snapshot, generation)?;
     build(snapshot, &workspace.folder, generation)?;
     let stage = Stage::start(format!("publish {}", snapshot.view), Unit::Items);
@@ -87,6 +97,7 @@ pub(crate) fn build(snapshot: &Snapshot<'_>, out: &Path, generation: u32) -> Res
         None => Placement::default(),
     };
     let mut request = BuildRequest::new(view, tenant, snapshot.parquet.to_vec(), out.to_owned(), generation, as_of_ms);
+    request.delta = snapshot.delta.clone();
     request.placement = placement;
     request.limits = snapshot.limits.clone();
     request.spill = snapshot.spill.map(Path::to_owned);
@@ -106,8 +117,10 @@ pub(crate) fn build(snapshot: &Snapshot<'_>, out: &Path, generation: u32) -> Res
         0 => String::new(),
         n => format!(", {} of other shards than {}", count(n), snapshot.shard),
     };
-    let cold_entities = manifest.cold.iter().map(|file| file.entities).sum();
-    let cold_files = manifest.cold.len() as u64;
+    // The files of a delta snapshot are like those of the cold tier, and say nothing of tiers.
+    let cold_parts = if manifest.delta.is_some() { &[][..] } else { &manifest.cold[..] };
+    let cold_entities = cold_parts.iter().map(|file| file.entities).sum();
+    let cold_files = cold_parts.len() as u64;
     if already_built {
         stage.done("already built from the same files, nothing to do");
     } else {
@@ -125,6 +138,8 @@ pub(crate) fn build(snapshot: &Snapshot<'_>, out: &Path, generation: u32) -> Res
         view: snapshot.view.to_owned(),
         generation: manifest.generation,
         as_of_ms: manifest.as_of_ms,
+        since_ms: manifest.delta.map(|delta| delta.since_ms),
+        deletions: manifest.delta.map(|delta| delta.deletions),
         rows_read,
         rows_rejected,
         shard: manifest.shard,
@@ -146,6 +161,7 @@ fn show(stage: &Stage, progress: Progress) {
         Progress::Remains { rows: None } => {
             stage.note("starting anew: what an earlier build left is of other files or settings, or not wanted");
         }
+        Progress::Damaged => stage.note("sorting all rows again: what the killed build had sorted is damaged"),
         Progress::Reading { rows, of } => {
             stage.rename("read and sort");
             stage.set(rows, of);
@@ -180,7 +196,9 @@ impl Workspace {
         parent.push(".loading");
         let parent = PathBuf::from(parent);
         std::fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
-        let folder = parent.join(format!("{}-{}-{generation}", snapshot.tenant, snapshot.view));
+        let name = format!("{}-{}-", snapshot.tenant, snapshot.view);
+        remove_remains(&parent, &name);
+        let folder = parent.join(format!("{name}{generation}"));
         Ok(Workspace { parent, folder })
     }
 }
@@ -190,19 +208,28 @@ impl Drop for Workspace {
         // Published files are linked into the store; this folder is of no more use, whatever became of the load. The parent goes when empty.
         let _ = std::fs::remove_dir_all(&self.folder);
         // Nor what a build left that could not be finished: the next load has another number and would not go on with it.
-        if let Some(name) = self.folder.file_name() {
-            let _ = std::fs::remove_dir_all(self.parent.join(format!(".{}.building", name.to_string_lossy())));
-        }
+        let _ = larder_ingest::discard(&self.folder);
         let _ = std::fs::remove_dir(&self.parent);
+    }
+}
+
+/// Removes what killed loads of the same view have left beside the store, generations and what they had sorted, wherever that is.
+fn remove_remains(parent: &Path, name: &str) {
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let found = entry.file_name().to_string_lossy().into_owned();
+        let built = found.strip_prefix('.').and_then(|rest| rest.strip_suffix(".building")).unwrap_or(&found);
+        let is_number = |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit());
+        if !built.strip_prefix(name).is_some_and(is_number) {
+            continue;
+        }
+        let out = parent.join(built);
+        if let Err(error) = larder_ingest::discard(&out) {
+            eprintln!("what a killed load has left stays: {error}");
+        }
     }
 }
 
 fn names<'a>(names: impl Iterator<Item = &'a String>) -> String {
     let names: Vec<&str> = names.map(String::as_str).collect();
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-}
-
-/// A generation's number, before it is compared with those in use.
-pub(crate) fn unix_seconds() -> Result<u32> {
-    u32::try_from(Utc::now().timestamp()).context("the clock of this machine is set outside 1970 to 2106")
 }

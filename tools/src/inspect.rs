@@ -7,7 +7,9 @@ use clap::Args;
 use larder_serve::NodeConfig;
 
 use crate::destination::Destination;
-use crate::inspect_text::{entity_json, entity_text, store_json, store_text};
+use crate::inspect_entity_text::entity_text;
+use crate::inspect_json::{entity_json, store_json};
+use crate::inspect_store_text::store_text;
 use crate::output::{print_json, say};
 
 #[derive(Debug, Args)]

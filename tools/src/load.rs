@@ -4,8 +4,8 @@
 //! that waits for replies before it sends slows down with the node and hides what its customers see. Here every question has a
 //! moment at which it is due, drawn before the run; it is sent then, and its latency counts from then.
 //!
-//! In reading order: `profile` says how much is offered when, `schedule` draws the moments, `mix` who asks what; `sender` sends, `outcome`
-//! and `tally` say what became of it, `run` ties them together into a `Report`. Benchmarks drive `run` in their own process.
+//! In reading order: `profile` says how much is offered when, `schedule` draws the moments, `mix` who asks what, `nodes` where that goes; `sender`
+//! sends, `outcome` and `tally` say what became of it, `run` ties them together into a `Report`. Benchmarks drive `run` in their own process.
 
 mod profile;
 mod schedule;
@@ -17,6 +17,7 @@ mod users;
 mod wording;
 mod mix;
 
+mod nodes;
 mod load_plan;
 mod pacer;
 mod sender;
@@ -51,6 +52,7 @@ pub use capacity::{CapacitySearch, Watched, find_capacity};
 
 pub use load_plan::{LoadPlan, MAX_CONNECTIONS, MAX_DEADLINE, MAX_IN_FLIGHT, MAX_THREADS, Stop};
 pub use mix::{Ingredients, Mix};
+pub use nodes::{MAX_NODES, Nodes};
 pub use profile::{MAX_DURATION, MAX_RATE, Profile};
 pub use questions::{MAX_QUESTIONS, Question};
 pub use report::{

@@ -1,8 +1,10 @@
-//! Which node a command asks: one by its address or, where several nodes share the users, the one that has this user.
+//! Which node a command asks: one by its address or, where several nodes share the users, the one that has the user.
 
 use anyhow::{Result, ensure};
 use clap::Args;
 use larder_store::{MAX_SHARDS, Shard};
+
+use crate::load::Nodes;
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct NodeAddress {
@@ -24,6 +26,11 @@ impl NodeAddress {
         ensure!(count <= MAX_SHARDS as usize, "--shards names {count} nodes; at most {MAX_SHARDS} are possible");
         let shard = Shard::of(user, count as u32);
         Ok((&self.shards[shard.index() as usize], Some(shard)))
+    }
+
+    /// All of them, for questions of many users.
+    pub(crate) fn nodes(&self) -> Result<Nodes> {
+        if self.shards.is_empty() { Ok(Nodes::one(&self.addr)) } else { Nodes::sharded(self.shards.clone()) }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::progress::{Stage, Unit, bytes, count};
 #[derive(Debug, Args)]
 #[command(
     after_help = "Reads every file of the store named in the config, which must be closed: the rows, the write-ahead logs, the records, the cold \
-files, the hot-set file. Nothing is changed. To prove a running node's store, verify a backup of it: `larder restore --check`.
+files, the hot-set file. Nothing is changed, and a folder that may only be read will do. To prove a running node's store, verify a backup of it: `larder restore --check`.
 
 Exit code 1 when something is damaged; each damaged file is told with what that costs and what helps.
 

@@ -1,6 +1,6 @@
 //! A batch: rows and deletions of any views of one tenant that are written all together or not at all.
 
-use arrow::array::AsArray;
+use arrow::array::{Array, ArrayRef, AsArray};
 use larder_ingest::Changes;
 use larder_store::{Shard, TenantId, Write};
 
@@ -26,6 +26,14 @@ impl Batch {
     /// Rows and deletions together.
     pub(crate) fn rows(&self) -> usize {
         self.changes.iter().map(|changes| changes.rows.num_rows()).sum()
+    }
+
+    /// About the bytes of their values; buffers that columns share count by their parts.
+    pub(crate) fn bytes(&self) -> usize {
+        let of_column = |column: &ArrayRef| {
+            column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size())
+        };
+        self.changes.iter().flat_map(|changes| changes.rows.columns()).map(of_column).sum()
     }
 
     /// As the store takes them.

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config_check::within;
 
+/// An hour.
+const MAX_PROBE_INTERVAL_MS: u64 = 3_600_000;
+
 /// `[rows]`: live rows, over gRPC and Arrow Flight.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -21,6 +24,8 @@ pub struct RowsConfig {
     pub max_waiting_mib: usize,
     /// Threads that check and write rows, and do nothing else.
     pub threads: usize,
+    /// How often a row that was just written is fetched, to know how soon it is seen; 0 = never.
+    pub probe_interval_ms: u64,
 }
 
 impl Default for RowsConfig {
@@ -32,6 +37,7 @@ impl Default for RowsConfig {
             max_streams: 64,
             max_waiting_mib: 64,
             threads: 2,
+            probe_interval_ms: 1_000,
         }
     }
 }
@@ -43,6 +49,7 @@ impl RowsConfig {
         within("rows.max_unacknowledged", self.max_unacknowledged, 1, 1_024)?;
         within("rows.max_streams", self.max_streams, 1, 4_096)?;
         within("rows.max_waiting_mib", self.max_waiting_mib, 1, 16_384)?;
-        within("rows.threads", self.threads, 1, 64)
+        within("rows.threads", self.threads, 1, 64)?;
+        within("rows.probe_interval_ms", self.probe_interval_ms, 0, MAX_PROBE_INTERVAL_MS)
     }
 }

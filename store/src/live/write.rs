@@ -116,6 +116,11 @@ pub(crate) fn move_stream(inner: &Inner, name: &str, to: u64) -> Result<Option<u
     Ok(position.replace(to))
 }
 
+/// See [`Store::check`](crate::Store::check).
+pub(crate) fn check(inner: &Inner, writes: &[Write<'_>], now_ms: i64) -> Result<(), Error> {
+    gather(inner, writes, now_ms).map(drop)
+}
+
 /// Writes rows, and the position of the stream that they came from.
 fn commit(
     inner: &Inner,
@@ -123,26 +128,8 @@ fn commit(
     span: Option<&StreamSpan<'_>>,
     now_ms: i64,
 ) -> Result<Vec<Written>, Error> {
-    let rows: usize = writes.iter().map(|write| write.rows.num_rows()).sum();
-    if rows > MAX_WRITE_ROWS {
-        let message = format!("{rows} rows, one write takes at most {MAX_WRITE_ROWS}: write in parts");
-        return Err(Error::FixRequest(message));
-    }
     let writing = inner.live.write_shared();
-    let mut gathering = Gathering {
-        inner,
-        now_ms,
-        batch: WriteBatch::default(),
-        touched: Vec::new(),
-        noted: Vec::new(),
-        operand: Vec::new(),
-        written: Vec::with_capacity(writes.len()),
-    };
-    for write in writes {
-        gathering.written.push(Written::default());
-        gathering.add(write)?;
-    }
-    let Gathering { mut batch, touched, noted, mut written, .. } = gathering;
+    let Gathering { mut batch, touched, noted, mut written, .. } = gather(inner, writes, now_ms)?;
     if let Some(span) = span {
         meta::put_stream(&inner.warm, &mut batch, span.stream, span.to)?;
     }
@@ -169,6 +156,29 @@ fn commit(
     tell_hot(inner, &touched);
     written.iter().for_each(metrics::record_write);
     Ok(written)
+}
+
+/// Checks and encodes writes, all of them or none.
+fn gather<'a>(inner: &'a Inner, writes: &[Write<'_>], now_ms: i64) -> Result<Gathering<'a>, Error> {
+    let rows: usize = writes.iter().map(|write| write.rows.num_rows()).sum();
+    if rows > MAX_WRITE_ROWS {
+        let message = format!("{rows} rows, one write takes at most {MAX_WRITE_ROWS}: write in parts");
+        return Err(Error::FixRequest(message));
+    }
+    let mut gathering = Gathering {
+        inner,
+        now_ms,
+        batch: WriteBatch::default(),
+        touched: Vec::new(),
+        noted: Vec::new(),
+        operand: Vec::new(),
+        written: Vec::with_capacity(writes.len()),
+    };
+    for write in writes {
+        gathering.written.push(Written::default());
+        gathering.add(write)?;
+    }
+    Ok(gathering)
 }
 
 /// A write while it is being checked and encoded.

@@ -50,31 +50,31 @@ impl OpenSst {
 }
 
 /// A Parquet file of the cold tier.
-pub(super) struct OpenCold {
+pub(crate) struct OpenCold {
     writer: ColdWriter,
     name: String,
     path: PathBuf,
 }
 
 impl OpenCold {
-    pub(super) fn create(dir: &Path, number: usize, owner: &str) -> Result<OpenCold, Error> {
+    pub(crate) fn create(dir: &Path, number: usize, owner: &str) -> Result<OpenCold, Error> {
         let name = format!("{number:06}.parquet");
         let path = dir.join(&name);
         Ok(OpenCold { writer: ColdWriter::create(&path, owner)?, name, path })
     }
 
     /// Adds an entity, greater than all before.
-    pub(super) fn append(&mut self, entity: &str, newest_ms: i64, value: &[u8]) -> Result<(), Error> {
+    pub(crate) fn append(&mut self, entity: &str, newest_ms: i64, value: &[u8]) -> Result<(), Error> {
         self.writer.append(entity, newest_ms, value)
     }
 
     /// Bytes written so far.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.writer.bytes()
     }
 
     /// Makes the file durable.
-    pub(super) fn close(self) -> Result<ManifestFile, Error> {
+    pub(crate) fn close(self) -> Result<ManifestFile, Error> {
         let entities = self.writer.finish()?;
         let (bytes, crc32) = files::sync_and_sum(&self.path)?;
         Ok(ManifestFile { name: self.name, bytes, entities, crc32 })

@@ -9,7 +9,7 @@ use clap::{ArgGroup, Args};
 use rand::RngExt;
 
 use super::capacity::CapacitySearch;
-use super::load_plan::LoadPlan;
+use super::load_plan::{LoadPlan, MAX_IN_FLIGHT};
 use super::mix::{Ingredients, Mix};
 use super::profile::Profile;
 use super::questions;
@@ -19,6 +19,7 @@ use super::shares::Shares;
 use super::trace::Trace;
 use super::units::{duration, ramp, rate};
 use super::users::Users;
+use crate::node_address::NodeAddress;
 
 const DEFAULT_DURATION: Duration = Duration::from_secs(30);
 const DEFAULT_SOAK: Duration = Duration::from_secs(3_600);
@@ -37,12 +38,12 @@ Examples:
   larder load --tenant demo --questions shop/questions.jsonl --find-capacity
   larder load --tenant demo --questions shop/questions.jsonl --scenario 618 --capacity 600 --time-scale 10 --report sale.html
   larder load --tenant demo --tenant other=0.2 --class vip=0.1,normal=0.8,bulk=0.1 --ramp 100..2000 --duration 2m
-  larder load --tenant demo --user-count 1000 --zipf 1 --unique --steps 100,200,400 --step-duration 10s --json"
+  larder load --tenant demo --user-count 1000 --zipf 1 --unique --steps 100,200,400 --step-duration 10s --json
+  larder load --shards 10.0.0.7:7700,10.0.0.8:7700 --tenant demo --user-count 1000 --rate 400"
 )]
 pub(crate) struct Arguments {
-    /// The node, as host:port
-    #[arg(long, default_value = "127.0.0.1:7700")]
-    pub(crate) addr: String,
+    #[command(flatten)]
+    node: NodeAddress,
 
     /// Questions a second, above 0, to 1,000,000
     #[arg(long, value_parser = rate, help_heading = "How much (one of)")]
@@ -114,7 +115,7 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Who asks what")]
     seed: Option<u64>,
 
-    /// HTTP/2 connections, which take turns, 1 to 1,000
+    /// HTTP/2 connections to each node, which take turns, 1 to 1,000 in all
     #[arg(long, default_value_t = 8, help_heading = "How it is sent")]
     connections: usize,
     /// Threads that send, each with connections of its own, 1 to 64
@@ -142,16 +143,19 @@ impl Arguments {
         if self.scenario.is_none() && (self.capacity.is_some() || self.time_scale.is_some()) {
             bail!("--capacity and --time-scale scale a --scenario; name one, or leave them out");
         }
+        let nodes = self.node.nodes()?;
         let trace = self.trace.as_deref().map(Trace::read).transpose()?.map(Arc::new);
         let seed = self.seed.unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
         let offer = self.offer(trace.clone())?;
         let mix = Mix::new(self.ingredients()?, trace.as_deref(), seed)?;
+        let in_flight =
+            IN_FLIGHT_PER_CONNECTION.saturating_mul(self.connections).saturating_mul(nodes.addresses().len());
         let usual_warm_up = if trace.is_some() { Duration::ZERO } else { DEFAULT_WARM_UP };
         let plan = LoadPlan {
-            address: self.addr.clone(),
+            nodes,
             connections: self.connections,
             threads: self.threads,
-            max_in_flight: self.max_in_flight.unwrap_or(IN_FLIGHT_PER_CONNECTION * self.connections),
+            max_in_flight: self.max_in_flight.unwrap_or(in_flight.min(MAX_IN_FLIGHT)),
             deadline: Duration::from_millis(self.deadline_ms),
             warm_up: self.warm_up.unwrap_or(usual_warm_up),
             offer,
@@ -246,6 +250,11 @@ mod tests {
         assert_eq!((found.deadline, found.warm_up), (Duration::from_millis(250), Duration::from_secs(2)));
         let Offer::Curve(profile, Arrivals::Poisson) = found.offer else { panic!("{:?}", found.offer) };
         assert_eq!(profile.offered(), 1_000.0);
+        let sharded = plan("--shards a:1,b:1,c:1 --rate 5 --connections 2").unwrap();
+        assert_eq!(
+            (sharded.nodes.addresses(), sharded.max_in_flight),
+            (&["a:1", "b:1", "c:1"].map(str::to_owned)[..], 6_000)
+        );
         let Offer::Curve(profile, _) = plan("--steps 100,200 --step-duration 5s").unwrap().offer else { panic!() };
         assert_eq!((profile.offered(), profile.phases().len()), (1_500.0, 2));
     }
@@ -265,6 +274,8 @@ mod tests {
             ("--rate 5 --zipf 1", "--user-count"),
             ("--rate 5 --user-count 0", "1 to 10000000"),
             ("--rate 5 --connections 0", "1 to 1000"),
+            ("--rate 5 --shards a:1,b:1 --addr c:1", "cannot be used with"),
+            ("--rate 5 --shards a:1,b:1 --connections 501", "to each of 2 nodes = 501: 1 to 500"),
             ("--rate 5 --connections 2 --threads 3", "one of its own"),
             ("--rate 5 --deadline-ms 0", "1..=90000"),
             ("--scenario carnival", "618, midnight, soak"),

@@ -7,9 +7,10 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::mix::Mix;
+use super::nodes::Nodes;
 use super::schedule::Offer;
 
-/// The most connections of a load.
+/// The most connections of a load, to all nodes together.
 pub const MAX_CONNECTIONS: usize = 1_000;
 /// The most threads of a load.
 pub const MAX_THREADS: usize = 64;
@@ -21,9 +22,9 @@ pub const MAX_DEADLINE: Duration = Duration::from_secs(90);
 /// A load, ready to be run as often as one likes.
 #[derive(Debug, Clone)]
 pub struct LoadPlan {
-    /// The node, as host:port.
-    pub address: String,
-    /// HTTP/2 connections, which take turns.
+    /// The node, or the nodes of all shards.
+    pub nodes: Nodes,
+    /// HTTP/2 connections to each node, which take turns.
     pub connections: usize,
     /// Threads that send, each with a share of the connections.
     pub threads: usize,
@@ -52,7 +53,12 @@ impl LoadPlan {
             ensure!((1..=most).contains(&value), "{name} = {value}: 1 to {most} is allowed");
             Ok(())
         };
-        within("connections", self.connections, MAX_CONNECTIONS)?;
+        let nodes = self.nodes.addresses().len();
+        if nodes == 1 {
+            within("connections", self.connections, MAX_CONNECTIONS)?;
+        } else {
+            within(&format!("connections to each of {nodes} nodes"), self.connections, MAX_CONNECTIONS / nodes)?;
+        }
         within("threads", self.threads, MAX_THREADS)?;
         within("max-in-flight", self.max_in_flight, MAX_IN_FLIGHT)?;
         ensure!(

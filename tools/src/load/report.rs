@@ -24,7 +24,7 @@ pub struct Report {
     pub seed: u64,
     /// The deadline of every question, counted from when it was due.
     pub deadline_ms: f64,
-    /// Connections to the node.
+    /// Connections to each node.
     pub connections: usize,
     /// Ended before its time.
     pub interrupted: bool,
@@ -41,6 +41,9 @@ pub struct Report {
     pub tenants: BTreeMap<String, Totals>,
     /// By phase of the load, in their order; empty where there is only one.
     pub phases: Vec<Phase>,
+    /// By shard, in their order and named "i/n"; empty where one node has everybody.
+    #[serde(default)]
+    pub shards: Vec<Phase>,
     /// What a search found, if one was made.
     pub capacity: Option<Capacity>,
     /// How the end of a long run compares with its beginning.

@@ -23,10 +23,11 @@ fn table_of(rows: Vec<Vec<String>>) -> String {
 }
 
 fn heading(report: &Report) -> String {
-    let Report { totals, deadline_ms, connections, seed, .. } = report;
+    let Report { totals, deadline_ms, connections, seed, shards, .. } = report;
+    let to_each = if shards.is_empty() { String::new() } else { format!(" to each of {} nodes", shards.len()) };
     let scenario = report.scenario.as_ref().map(|name| format!("scenario {name}: ")).unwrap_or_default();
     format!(
-        "{scenario}{} questions in {} s ({:.1}/s), deadline {deadline_ms} ms, {connections} connections, seed {seed}",
+        "{scenario}{} questions in {} s ({:.1}/s), deadline {deadline_ms} ms, {connections} connections{to_each}, seed {seed}",
         count(totals.offered),
         totals.seconds,
         totals.offered_per_s
@@ -45,6 +46,7 @@ pub(crate) fn figure_rows(report: &Report) -> Vec<Vec<String>> {
             rows.extend(parts.iter().map(|(name, totals)| row(format!("{kind} {name}"), totals)));
         }
     }
+    rows.extend(report.shards.iter().map(|shard| row(format!("shard {}", shard.name), &shard.totals)));
     rows
 }
 

@@ -51,6 +51,7 @@ pub fn run(plan: &LoadPlan, stop: &Stop, watch: &mut dyn FnMut(&Progress)) -> Re
         phases: phases.len(),
         classes: plan.mix.classes().len(),
         tenants: plan.mix.tenants().len(),
+        shards: plan.nodes.shards().len(),
         threads: plan.threads,
     };
     let horizon = usize::try_from(plan.deadline.as_secs() + HORIZON_MARGIN).unwrap_or(usize::MAX);
@@ -148,6 +149,9 @@ fn report(plan: &LoadPlan, tally: Tally, phases: &[String], started_ms: i64, cou
         0 | 1 => Vec::new(),
         _ => phases.iter().zip(&tally.phases).zip(&lengths).filter(|(_, seconds)| **seconds > 0.0).map(phase).collect(),
     };
+    let shards = plan.nodes.shards().iter().zip(&tally.shards);
+    let shards =
+        shards.map(|(shard, slice)| Phase { name: shard.to_string(), totals: slice.totals(seconds) }).collect();
     let totals = tally.all.totals(seconds);
     let distribution = tally.distribution(plan.mix.classes());
     Report {
@@ -164,6 +168,7 @@ fn report(plan: &LoadPlan, tally: Tally, phases: &[String], started_ms: i64, cou
         classes,
         tenants,
         phases,
+        shards,
         capacity: None,
         drift: None,
         first_failures: tally.first_failures(),

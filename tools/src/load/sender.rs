@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use larder_serve::v1::answers_client::AnswersClient;
-use larder_serve::{CLASS_HEADER, TENANT_HEADER, USER_HEADER, v1};
+use larder_serve::{CLASS_HEADER, SHARD_HEADER, TENANT_HEADER, USER_HEADER, v1};
 use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
@@ -76,11 +76,14 @@ pub(crate) fn run_thread(
 struct Sender {
     number: usize,
     board: Arc<Board>,
-    clients: Vec<AnswersClient<Channel>>,
+    /// By node.
+    clients: Vec<Vec<AnswersClient<Channel>>>,
     pacer: Pacer,
     /// By class and by tenant; none where the node's default is meant.
     classes: Vec<MetadataValue<Ascii>>,
     tenants: Vec<Option<MetadataValue<Ascii>>>,
+    /// By node, what it is taken for; empty where there are no shards.
+    shards: Vec<MetadataValue<Ascii>>,
     timeout: MetadataValue<Ascii>,
     in_flight: Arc<AtomicUsize>,
     /// CPU time and moment of the last reading.
@@ -91,8 +94,12 @@ impl Sender {
     async fn connect(number: usize, board: Arc<Board>) -> Result<Sender> {
         let plan = &board.plan;
         let mut clients = Vec::new();
-        for _ in (number..plan.connections).step_by(plan.threads) {
-            clients.push(AnswersClient::new(connect(&plan.address).await?));
+        for address in plan.nodes.addresses() {
+            let mut own = Vec::new();
+            for _ in (number..plan.connections).step_by(plan.threads) {
+                own.push(AnswersClient::new(connect(address).await?));
+            }
+            clients.push(own);
         }
         let value = |text: &str| MetadataValue::try_from(text).with_context(|| format!("{text:?} cannot be sent"));
         let tenant = |name: &String| if name.is_empty() { Ok(None) } else { value(name).map(Some) };
@@ -102,6 +109,7 @@ impl Sender {
             pacer: Pacer::new()?,
             classes: plan.mix.classes().iter().map(|name| value(name)).collect::<Result<_>>()?,
             tenants: plan.mix.tenants().iter().map(tenant).collect::<Result<_>>()?,
+            shards: plan.nodes.shards().iter().map(|shard| value(&shard.to_string())).collect::<Result<_>>()?,
             timeout: value(&format!("{}u", plan.deadline.as_micros().clamp(1, 99_999_999)))?,
             in_flight: Arc::default(),
             read: None,
@@ -129,7 +137,7 @@ impl Sender {
                 break;
             }
             self.read_cpu(at >= plan.warm_up, Duration::from_secs(1));
-            self.send(index, at, due, sent % self.clients.len())?;
+            self.send(index, at, due, sent)?;
         }
         self.read_cpu(true, Duration::ZERO);
         let end = Instant::now() + plan.deadline + GRACE;
@@ -139,8 +147,8 @@ impl Sender {
         Ok(())
     }
 
-    /// Sends one question, or enters that it was kept back.
-    fn send(&self, index: usize, at: Duration, due: Instant, client: usize) -> Result<()> {
+    /// Sends one question, this thread's so many-th, or enters that it was kept back.
+    fn send(&self, index: usize, at: Duration, due: Instant, sent: usize) -> Result<()> {
         let board = &self.board;
         let plan = &board.plan;
         let line = match &plan.offer {
@@ -148,7 +156,8 @@ impl Sender {
             Offer::Curve(..) => None,
         };
         let ask = plan.mix.ask(plan.first_question + index as u64, line);
-        let place = plan.place(at, &ask);
+        let node = plan.nodes.of(&ask.user, index as u64);
+        let place = plan.place(at, &ask, node);
         if let Some(place) = place {
             board.tally().offered(place);
         }
@@ -159,8 +168,9 @@ impl Sender {
             return Ok(());
         }
         let labelled = ask.labelled;
-        let request = self.request(ask)?;
-        let mut client = self.clients[client].clone();
+        let request = self.request(ask, node)?;
+        let clients = &self.clients[node];
+        let mut client = clients[sent / self.clients.len() % clients.len()].clone();
         let (board, own) = (Arc::clone(board), Arc::clone(&self.in_flight));
         board.in_flight.fetch_add(1, Ordering::Relaxed);
         own.fetch_add(1, Ordering::Relaxed);
@@ -186,7 +196,7 @@ impl Sender {
         Ok(())
     }
 
-    fn request(&self, ask: Ask) -> Result<Request<v1::AnswerRequest>> {
+    fn request(&self, ask: Ask, node: usize) -> Result<Request<v1::AnswerRequest>> {
         let mut request = Request::new(v1::AnswerRequest { text: ask.text, request_id: String::new() });
         let metadata = request.metadata_mut();
         metadata.insert(CLASS_HEADER, self.classes[ask.class].clone());
@@ -195,6 +205,9 @@ impl Sender {
         }
         if !ask.user.is_empty() {
             metadata.insert(USER_HEADER, MetadataValue::try_from(ask.user).context("a user cannot be sent")?);
+        }
+        if let Some(shard) = self.shards.get(node) {
+            metadata.insert(SHARD_HEADER, shard.clone());
         }
         metadata.insert("grpc-timeout", self.timeout.clone());
         Ok(request)
@@ -223,13 +236,13 @@ fn micros(duration: Duration) -> u64 {
 
 impl LoadPlan {
     /// Where the question due at that time is entered; nowhere during the warm-up.
-    fn place(&self, at: Duration, ask: &Ask) -> Option<Place> {
+    fn place(&self, at: Duration, ask: &Ask, node: usize) -> Option<Place> {
         let counted = at.checked_sub(self.warm_up)?;
         let phase = match &self.offer {
             Offer::Curve(profile, _) => profile.phase_at(counted.as_secs_f64()),
             Offer::Trace(_) => 0,
         };
         let second = usize::try_from(counted.as_secs()).unwrap_or(usize::MAX);
-        Some(Place { second, phase, class: ask.class, tenant: ask.tenant, labelled: ask.labelled.is_some() })
+        Some(Place { second, phase, class: ask.class, tenant: ask.tenant, node, labelled: ask.labelled.is_some() })
     }
 }

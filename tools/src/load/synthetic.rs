@@ -13,7 +13,7 @@ const CAPACITY: f64 = 600.0;
 pub(crate) fn report() -> Report {
     let profile = Scenario::Sale618.profile(CAPACITY, 6.0, std::time::Duration::from_secs(60)).unwrap();
     let classes = ["bulk", "normal", "vip"].map(str::to_owned);
-    let parts = Parts { phases: 3, classes: 3, tenants: 1, threads: 1 };
+    let parts = Parts { phases: 3, classes: 3, tenants: 1, shards: 0, threads: 1 };
     let mut tally = Tally::new(parts, 500).unwrap();
     for (number, at) in
         Offer::Curve(profile.clone(), Arrivals::Poisson).schedule(std::time::Duration::ZERO, 3).enumerate()
@@ -25,7 +25,7 @@ pub(crate) fn report() -> Report {
             1..8 => 1,
             _ => 0,
         };
-        let place = Place { second: seconds as usize, phase, class, tenant: 0, labelled: true };
+        let place = Place { second: seconds as usize, phase, class, tenant: 0, node: 0, labelled: true };
         tally.offered(place);
         tally.sent(40 + (number % 97) as u64);
         // A number between 0 and 1 that looks random, with a tail.

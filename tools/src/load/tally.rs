@@ -20,6 +20,7 @@ pub(crate) struct Place {
     pub(crate) phase: usize,
     pub(crate) class: usize,
     pub(crate) tenant: usize,
+    pub(crate) node: usize,
     pub(crate) labelled: bool,
 }
 
@@ -30,6 +31,8 @@ pub(crate) struct Tally {
     pub(crate) phases: Vec<Slice>,
     pub(crate) classes: Vec<Slice>,
     pub(crate) tenants: Vec<Slice>,
+    /// Of nodes that share the users; empty where one has all.
+    pub(crate) shards: Vec<Slice>,
     series: Series,
     lag: Histogram<u32>,
     /// What was said of the first failure of each kind.
@@ -45,6 +48,7 @@ pub(crate) struct Parts {
     pub(crate) phases: usize,
     pub(crate) classes: usize,
     pub(crate) tenants: usize,
+    pub(crate) shards: usize,
     pub(crate) threads: usize,
 }
 
@@ -57,6 +61,7 @@ impl Tally {
             phases: slices(parts.phases)?,
             classes: slices(parts.classes)?,
             tenants: slices(parts.tenants)?,
+            shards: slices(parts.shards)?,
             series: Series::new(horizon),
             lag: latencies()?,
             first_failures: BTreeMap::new(),
@@ -138,8 +143,12 @@ impl Tally {
 
     fn each_slice(&mut self, place: Place, mut enter: impl FnMut(&mut Slice)) {
         enter(&mut self.all);
-        let parts =
-            [(&mut self.phases, place.phase), (&mut self.classes, place.class), (&mut self.tenants, place.tenant)];
+        let parts = [
+            (&mut self.phases, place.phase),
+            (&mut self.classes, place.class),
+            (&mut self.tenants, place.tenant),
+            (&mut self.shards, place.node),
+        ];
         for (slices, at) in parts {
             slices.get_mut(at).into_iter().for_each(&mut enter);
         }
@@ -156,12 +165,12 @@ const PERCENTILES: [f64; 25] = [
 mod tests {
     use super::*;
 
-    const PARTS: Parts = Parts { phases: 2, classes: 2, tenants: 1, threads: 2 };
+    const PARTS: Parts = Parts { phases: 2, classes: 2, tenants: 1, shards: 2, threads: 2 };
 
     #[test]
     fn a_question_is_entered_in_every_part_it_belongs_to() {
         let mut tally = Tally::new(PARTS, 5).unwrap();
-        let place = Place { second: 0, phase: 1, class: 0, tenant: 0, labelled: false };
+        let place = Place { second: 0, phase: 1, class: 0, tenant: 0, node: 1, labelled: false };
         tally.offered(place);
         tally.sent(250);
         tally.settled(place, &Outcome::Refused("queue_full".into()), 700, true);
@@ -170,6 +179,7 @@ mod tests {
             (refused(&tally.phases), refused(&tally.classes), refused(&tally.tenants)),
             (vec![0, 1], vec![1, 0], vec![1])
         );
+        assert_eq!(refused(&tally.shards), [0, 1]);
         assert_eq!(tally.all.totals(1.0).offered, 1);
         assert_eq!(tally.generator().lag_ms.unwrap().max, 0.25);
         assert!(tally.distribution(&["vip".to_owned(), "normal".to_owned()]).is_empty(), "nothing was answered");
