@@ -2,7 +2,7 @@
 //!
 //! In reading order: `config` and `context` say what a node is and who asks; `wire`, `schedule`, `queue`, `pipeline`,
 //! `fetch` and `score` are the life of a question, each stage a type of its own (`question`); `engine` holds what they share;
-//! `node` starts and stops it all; `lane` is for questions that nobody waits for, `rows` for what applications write, `flight` brings that and
+//! `node` starts and stops it all; `lane` is for questions that nobody waits for, `feedback` for what users say of answers, `rows` for what applications write, `flight` brings that and
 //! features as Arrow. Protobuf types end in `wire` and the service files.
 
 mod config;
@@ -46,6 +46,7 @@ mod ingest_thread;
 mod node;
 
 mod lane;
+mod feedback;
 mod rows;
 mod logs;
 
@@ -69,6 +70,7 @@ pub use config::{
 };
 pub use context::{Class, RequestContext};
 pub use error::{Error, Refusal};
+pub use feedback::{FeedbackConfig, FeedbackPage, erase_from_feedback, read_feedback};
 pub use identity::{CLASS_HEADER, SESSION_HEADER, TENANT_HEADER, USER_HEADER};
 pub use inspect::{inspect_entity, inspect_store};
 pub use lane::{LaneConfig, erase_from_lane};

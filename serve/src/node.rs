@@ -22,6 +22,7 @@ use crate::config::NodeConfig;
 use crate::context::RequestContext;
 use crate::engine::Engine;
 use crate::error::{Error, Refusal};
+use crate::feedback::Feedback;
 use crate::grpc;
 use crate::http;
 use crate::identity::Identity;
@@ -38,11 +39,12 @@ use crate::threads::{ThreadCores, allowed};
 use crate::warmth;
 
 /// The services whose health is reported, beside the node's own under the empty name.
-const HEALTH_SERVICES: [&str; 7] = [
+const HEALTH_SERVICES: [&str; 8] = [
     "",
     "larder.v1.Answers",
     "larder.v1.Features",
     "larder.v1.Lane",
+    "larder.v1.Feedback",
     "larder.v1.Rows",
     "larder.v1.Admin",
     "arrow.flight.protocol.FlightService",
@@ -107,6 +109,7 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     engine: OnceLock<Arc<Engine>>,
     pub(crate) lane: OnceLock<Lane>,
+    pub(crate) feedback: OnceLock<Feedback>,
     pub(crate) rows: OnceLock<Rows>,
 }
 
@@ -136,6 +139,7 @@ impl Node {
             limits,
             engine: OnceLock::new(),
             lane: OnceLock::new(),
+            feedback: OnceLock::new(),
             rows: OnceLock::new(),
             config,
         });
@@ -200,6 +204,7 @@ impl Node {
         self.pipeline = Some(Pipeline::start(&engine, &self.shared.life)?);
         Lane::start(&self.shared, &engine).await?;
         Rows::start(&self.shared, &engine)?;
+        Feedback::start(&self.shared, &engine).await?;
         let _ = self.shared.engine.set(engine.clone());
         self.shared.chaos.apply(&engine);
         self.shared.life.serve();
@@ -236,6 +241,9 @@ impl Node {
         }
         if let Some(rows) = self.shared.rows.get() {
             rows.close().await;
+        }
+        if let Some(feedback) = self.shared.feedback.get() {
+            feedback.close().await;
         }
         self.keep_warmth().await;
         self.close_listeners().await?;
