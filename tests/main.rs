@@ -12,6 +12,7 @@ mod chaos;
 mod command_line;
 mod demo;
 mod erasure;
+mod feedback;
 mod flight;
 mod foreign_questions;
 mod foreign_writers;
