@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 6] = [
     "larder/v1/answer.proto",
     "larder/v1/features.proto",
     "larder/v1/lane.proto",
+    "larder/v1/feedback.proto",
     "larder/v1/rows.proto",
     "larder/v1/admin.proto",
 ];

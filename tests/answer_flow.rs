@@ -426,7 +426,9 @@ async fn health_and_reflection_tell_what_the_node_is() {
     assert!(node.http_get("/readyz").await.starts_with("HTTP/1.1 503"));
 
     node.node.warm().await.unwrap();
-    for service in ["", "larder.v1.Answers", "larder.v1.Features", "larder.v1.Lane", "larder.v1.Admin"] {
+    for service in
+        ["", "larder.v1.Answers", "larder.v1.Features", "larder.v1.Lane", "larder.v1.Feedback", "larder.v1.Admin"]
+    {
         assert_eq!(check(service).await, ServingStatus::Serving, "{service:?}");
     }
     assert!(node.http_get("/readyz").await.starts_with("HTTP/1.1 200"));
@@ -442,9 +444,14 @@ async fn health_and_reflection_tell_what_the_node_is() {
     };
     let mut replies = reflection.server_reflection_info(tokio_stream::iter([list])).await.unwrap().into_inner();
     let services = format!("{:?}", replies.next().await.unwrap().unwrap());
-    for service in
-        ["larder.v1.Answers", "larder.v1.Features", "larder.v1.Lane", "larder.v1.Admin", "grpc.health.v1.Health"]
-    {
+    for service in [
+        "larder.v1.Answers",
+        "larder.v1.Features",
+        "larder.v1.Lane",
+        "larder.v1.Feedback",
+        "larder.v1.Admin",
+        "grpc.health.v1.Health",
+    ] {
         assert!(services.contains(service), "{services}");
     }
     node.node.drain().await.unwrap();

@@ -60,6 +60,12 @@ const WRONG_INPUT: &[(&str, &str, &str)] = &[
     ("ask", "--addr 127.0.0.1:1 hello", "no node answers at 127.0.0.1:1"),
     ("submit", "--addr 127.0.0.1:1 --user u hello", "no node answers at 127.0.0.1:1"),
     ("answer", "--addr 127.0.0.1:1 --user u 0fsyocqqIKZBbLFVV62XjO", "no node answers at 127.0.0.1:1"),
+    (
+        "feedback record",
+        "--addr 127.0.0.1:1 --user u --answer 00000000000000000000000000000000 --helped yes",
+        "no node answers at 127.0.0.1:1",
+    ),
+    ("feedback export", "--config /nowhere/larder.toml --tenant t", "cannot be read"),
     ("ingest build", "--config /nowhere/larder.toml --tenant t --view v --out o x.parquet", "cannot be read"),
     ("ingest publish", "--config /nowhere/larder.toml built", "cannot be read"),
     ("ingest load", "--config /nowhere/larder.toml --tenant t --view v x.parquet", "cannot be read"),

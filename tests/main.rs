@@ -14,6 +14,7 @@ mod command_line;
 mod delta_snapshots;
 mod demo;
 mod erasure;
+mod feedback;
 mod flight;
 mod foreign_questions;
 mod foreign_writers;

@@ -63,6 +63,16 @@ async fn questions_are_asked_now_and_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn feedback_is_given() {
+    let shop = Shop::with(&[DEMO], "[feedback]\nshare = 1.0");
+    let node = TestNode::start(&shop).await;
+    let Some(said) = run_program("feedback_is_given", "Say whether an answer helped", &shop, &node).await else {
+        return;
+    };
+    assert_eq!(said.trim(), format!("{} FEEDBACK_OUTCOME_RECORDED", intent_of(7)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_understood() {
     let shop = Shop::new(&[DEMO]);
     let node = TestNode::start(&shop).await;

@@ -171,6 +171,7 @@ fn a_wrong_larder_toml_is_refused_by_file_key_value_and_what_is_allowed() {
         ("[batcher]\nmax_questions = 0", vec!["larder.toml", "batcher.max_questions = 0", "must be 1 to 4096"]),
         ("[batcher]\nmax_question = 1", vec!["larder.toml", "max_question", "expected one of", "max_wait_us"]),
         ("[lane]\nmax_waiting_per_tenant = 0", vec!["lane.max_waiting_per_tenant = 0", "must be 1 to 524288"]),
+        ("[feedback]\nshare = 1.5", vec!["feedback.share = 1.5", "must be 0 to 1"]),
         ("[rows]\nmax_batch_rows = 65537", vec!["rows.max_batch_rows = 65537", "must be 1 to 65536"]),
         ("[node]\nlisten = \"localhost\"", vec!["listen", "\"localhost\"", "invalid socket address"]),
         ("[node]\nlisten = \"0.0.0.0:7700\"", vec!["node.listen", "0.0.0.0:7700", "identity.allow_remote"]),

@@ -32,6 +32,7 @@ mod ranking;
 
 mod train;
 mod question;
+mod feedback;
 mod examples;
 mod cross_validation;
 mod fit;
@@ -56,6 +57,7 @@ pub use encoder::Encoder;
 pub use error::Error;
 pub use evaluation::{Evaluation, IntentFigures, Judged, ReliabilityBin, judge};
 pub use features::{EncodedFeature, Encoding, FeatureEncoder, FeatureValue};
+pub use feedback::{AnsweredQuestion, FeedbackCounts, FeedbackRecord, learnable};
 pub use fine_tune::corpus::LabelledText;
 pub use fine_tune::options::FineTuneOptions;
 pub use fine_tune::{FineTuneProgress, FineTuneReport, FineTuneRequest, fine_tune};

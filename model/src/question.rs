@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -42,33 +43,7 @@ pub struct LabelledQuestion {
 impl LabelledQuestion {
     /// Reads a file of one JSON object per line; empty lines are skipped.
     pub fn load(path: &Path) -> Result<Vec<LabelledQuestion>, Error> {
-        let mut reader = BufReader::new(File::open(path).map_err(|source| Error::reading(path, source))?);
-        let mut questions = Vec::new();
-        let mut line = String::new();
-        for number in 1_usize.. {
-            line.clear();
-            let read = reader
-                .by_ref()
-                .take(MAX_LINE_BYTES + 1)
-                .read_line(&mut line)
-                .map_err(|source| Error::reading(path, source))?;
-            if read == 0 {
-                break;
-            }
-            let refuse = |problem: String| Err(Error::questions(format!("{} line {number}", path.display()), problem));
-            if read as u64 > MAX_LINE_BYTES {
-                return refuse(format!("is longer than {MAX_LINE_BYTES} bytes"));
-            }
-            if questions.len() == MAX_QUESTIONS {
-                return refuse(format!("at most {MAX_QUESTIONS} questions are allowed"));
-            }
-            match serde_json::from_str(line.trim()) {
-                _ if line.trim().is_empty() => {}
-                Ok(question) => questions.push(question),
-                Err(error) => return refuse(error.to_string()),
-            }
-        }
-        Ok(questions)
+        load_lines(path)
     }
 
     /// Writes phi of this question's user at the time of asking into `out`.
@@ -96,6 +71,37 @@ impl LabelledQuestion {
         };
         Ok(value)
     }
+}
+
+/// The objects of a file of one JSON object per line; empty lines are skipped.
+pub(crate) fn load_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Error> {
+    let mut reader = BufReader::new(File::open(path).map_err(|source| Error::reading(path, source))?);
+    let mut questions = Vec::new();
+    let mut line = String::new();
+    for number in 1_usize.. {
+        line.clear();
+        let read = reader
+            .by_ref()
+            .take(MAX_LINE_BYTES + 1)
+            .read_line(&mut line)
+            .map_err(|source| Error::reading(path, source))?;
+        if read == 0 {
+            break;
+        }
+        let refuse = |problem: String| Err(Error::questions(format!("{} line {number}", path.display()), problem));
+        if read as u64 > MAX_LINE_BYTES {
+            return refuse(format!("is longer than {MAX_LINE_BYTES} bytes"));
+        }
+        if questions.len() == MAX_QUESTIONS {
+            return refuse(format!("at most {MAX_QUESTIONS} questions are allowed"));
+        }
+        match serde_json::from_str(line.trim()) {
+            _ if line.trim().is_empty() => {}
+            Ok(question) => questions.push(question),
+            Err(error) => return refuse(error.to_string()),
+        }
+    }
+    Ok(questions)
 }
 
 #[cfg(test)]

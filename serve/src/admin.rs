@@ -1,4 +1,4 @@
-//! The Admin service: publishing, rolling back, placing, erasing, warming, swapping heads, moving streams, chaos, looking inside.
+//! The Admin service: publishing, rolling back, placing, erasing, warming, swapping heads, moving streams, chaos, looking inside, reading feedback.
 
 mod actions;
 mod changes;
@@ -184,6 +184,7 @@ impl Admin for AdminService {
         let work = move || {
             let number = erase(&engine.store, tenant, &entities)?;
             shared.lane.get().map_or(Ok(()), |lane| lane.erase(tenant, &entities))?;
+            shared.feedback.get().map_or(Ok(()), |feedback| feedback.erase(tenant, &entities))?;
             Ok(number)
         };
         let number = self.shared.changing(work).await?;
@@ -321,6 +322,22 @@ impl Admin for AdminService {
         let work = move || engine.store.release_checkpoint().map_err(|error| refused(&error));
         self.shared.changing(work).await?;
         Ok(Response::new(v1::ReleaseCheckpointReply {}))
+    }
+
+    async fn read_feedback(
+        &self,
+        request: Request<v1::ReadFeedbackRequest>,
+    ) -> Result<Response<v1::ReadFeedbackReply>, Status> {
+        let v1::ReadFeedbackRequest { tenant, cursor } = request.into_inner();
+        let (name, tenant) = self.shared.identity.tenant(&tenant)?;
+        self.shared.serving()?;
+        let shared = self.shared.clone();
+        let work = move || shared.feedback.get().ok_or_else(Refusal::draining)?.read((tenant, &name), &cursor);
+        let page = self.shared.reading(work).await?;
+        let records = page.records.iter().map(serde_json::to_string).collect::<Result<_, _>>();
+        let records =
+            records.map_err(|error| Refusal::Internal(format!("feedback cannot be written down: {error}")))?;
+        Ok(Response::new(v1::ReadFeedbackReply { records, cursor: page.cursor.unwrap_or_default() }))
     }
 
     async fn move_stream(

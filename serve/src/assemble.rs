@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use arrow::array::AsArray;
 use larder_model::{FeatureEncoder, FeatureValue};
 use larder_store::{FeatureRef, Fetched, FetchedView, Plan, Status, Store, ViewKind};
+use serde_json::Value;
 
 use crate::cell::{Cell, cell, elements};
 use crate::config::{NodeConfig, ServiceConfig};
@@ -150,6 +151,16 @@ impl ServiceLayout {
         self.encoder.encode(&values, now_ms, &mut phi[start..])
     }
 
+    /// The values that phi of one user is made from, by `view:feature`: what a head learns from later, when the rows have changed.
+    pub(crate) fn logged(&self, fetched: Option<(&Fetched, usize)>) -> BTreeMap<String, Value> {
+        let value = |(view, column): (usize, usize)| match fetched {
+            Some((fetched, row)) => logged_value(newest_value(&fetched.views[view], column, row)),
+            None => Value::Null,
+        };
+        let features = self.encoder.features().iter().zip(&self.encoded);
+        features.map(|(encoded, at)| (encoded.feature.clone(), value(*at))).collect()
+    }
+
     /// Where the features of one user came from, by view.
     pub(crate) fn provenance(&self, fetched: &Fetched, row: usize, now_ms: i64) -> Vec<Provenance> {
         let of_view = |layout: &ViewLayout| {
@@ -165,6 +176,17 @@ impl ServiceLayout {
             }
         };
         self.views.iter().map(of_view).collect()
+    }
+}
+
+/// A value as `LabelledQuestion` reads it. A number that is not finite is missing there as it is here.
+fn logged_value(value: FeatureValue<'_>) -> Value {
+    match value {
+        FeatureValue::Missing => Value::Null,
+        FeatureValue::Text(text) => text.into(),
+        FeatureValue::Number(number) => number.into(),
+        FeatureValue::Flag(flag) => flag.into(),
+        FeatureValue::Time(time_ms) => time_ms.into(),
     }
 }
 

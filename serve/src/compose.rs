@@ -9,7 +9,7 @@ use crate::question::{Answer, Candidate, Provenance, Timings};
 use crate::rank::Ranked;
 use crate::template_rows::UserRows;
 
-/// The answer to a ranked question, in words, with where it came from. Timings are filled in by the caller.
+/// The answer to a ranked question, in words, with where it came from. Timings and id are filled in by the caller.
 pub(crate) fn answer(ranked: &Ranked, common: &Common) -> Answer {
     let Ranked { member, ranking, truncated } = ranked;
     let question = &member.question;
@@ -47,6 +47,7 @@ pub(crate) fn answer(ranked: &Ranked, common: &Common) -> Answer {
     };
     Answer {
         request_id: question.question.request_id.clone(),
+        id: None,
         text,
         intent,
         confidence: ranking.confidence,
@@ -65,6 +66,7 @@ pub(crate) fn fallback(member: &Member, common: &Common) -> Answer {
     let question = &member.question;
     Answer {
         request_id: question.question.request_id.clone(),
+        id: None,
         text: question.tenant.hand_over.clone(),
         intent: String::new(),
         confidence: 0.0,

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chaos::ChaosConfig;
 use crate::context::Class;
+use crate::feedback::FeedbackConfig;
 use crate::lane::LaneConfig;
 use crate::rows::RowsConfig;
 use crate::rung::Rung;
@@ -35,6 +36,8 @@ pub struct NodeConfig {
     pub batcher: BatcherConfig,
     /// Questions that nobody waits for.
     pub lane: LaneConfig,
+    /// Answers that are kept until somebody says whether they helped.
+    pub feedback: FeedbackConfig,
     /// What applications write while the node serves.
     pub rows: RowsConfig,
     /// What answers a question beside the full model, and when.

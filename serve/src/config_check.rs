@@ -19,6 +19,7 @@ impl NodeConfig {
     pub(crate) fn validate(&self) -> Result<(), String> {
         self.validate_node()?;
         self.lane.validate()?;
+        self.feedback.validate()?;
         self.rows.validate()?;
         self.store.validate().map_err(|error| error.to_string())?;
         self.model.validate().map_err(|error| error.to_string())?;

@@ -1,7 +1,7 @@
 //! Everything a serving node answers with: store, model, tenants, admission, queue. Opened once, then shared.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use larder_model::{Devices, ModelConfig};
@@ -15,6 +15,7 @@ use crate::context::RequestContext;
 use crate::cost::CostModel;
 use crate::encoders::{Encoders, LoadedEncoder};
 use crate::error::{Error, Refusal};
+use crate::feedback::Keeper;
 use crate::metrics::Counters;
 use crate::question::{Admitted, Answer, Question};
 use crate::queue::{Place, Queue};
@@ -53,6 +54,8 @@ pub(crate) struct Engine {
     pub(crate) rungs: RungsConfig,
     pub(crate) answers: AnswerCache,
     pub(crate) cores: ThreadCores,
+    /// Keeps answers for feedback; not set where none are kept.
+    pub(crate) keeper: OnceLock<Keeper>,
     tenants: HashMap<String, Arc<Tenant>>,
 }
 
@@ -95,6 +98,7 @@ impl Engine {
             rungs: config.rungs.clone(),
             answers: AnswerCache::new(config.rungs.cache_bytes()),
             cores: ThreadCores::of(config)?,
+            keeper: OnceLock::new(),
             tenants,
         };
         engine.warm_up().map_err(|source| Error::Model { context: "warming the encoders".to_owned(), source })?;

@@ -19,6 +19,7 @@ use crate::connection::{Connection, Served};
 use crate::context::RequestContext;
 use crate::error::Refusal;
 use crate::features::FeaturesService;
+use crate::feedback::FeedbackService;
 use crate::flight;
 use crate::lane::LaneService;
 use crate::life::State;
@@ -29,6 +30,7 @@ use crate::shard::routed;
 use crate::v1::admin_server::AdminServer;
 use crate::v1::answers_server::{Answers, AnswersServer};
 use crate::v1::features_server::FeaturesServer;
+use crate::v1::feedback_server::FeedbackServer;
 use crate::v1::lane_server::LaneServer;
 use crate::v1::rows_server::RowsServer;
 use crate::v1::{AnswerReply, AnswerRequest, AnswerStreamReply};
@@ -62,6 +64,7 @@ pub(crate) fn router(
     let admin = AdminServer::new(AdminService::new(shared.clone())).max_decoding_message_size(max_bytes);
     let admin = InterceptedService::new(admin, routed(node.shard));
     let lane = LaneServer::new(LaneService::new(shared.clone())).max_decoding_message_size(max_bytes);
+    let feedback = FeedbackServer::new(FeedbackService::new(shared.clone())).max_decoding_message_size(max_bytes);
     let rows = RowsServer::new(RowsService::new(shared.clone())).max_decoding_message_size(max_bytes);
     Ok(tonic::transport::Server::builder()
         .max_concurrent_streams(node.max_calls_per_connection)
@@ -77,6 +80,7 @@ pub(crate) fn router(
         .add_service(answers)
         .add_service(features)
         .add_service(lane)
+        .add_service(feedback)
         .add_service(rows)
         .add_service(flight::service(shared, MAX_REPLY_BYTES))
         .add_service(admin))

@@ -2,8 +2,9 @@
 //!
 //! In reading order: `config` and `context` say what a node is and who asks; `wire`, `schedule`, `queue`, `pipeline`,
 //! `fetch` and `score` are the life of a question, each stage a type of its own (`question`); `engine` holds what they share;
-//! `node` starts and stops it all; `lane` is for questions that nobody waits for, `rows` for what applications write, `streams` for what topics
-//! bring, `flight` brings rows and features as Arrow. Protobuf types end in `wire` and the service files.
+//! `node` starts and stops it all; `lane` is for questions that nobody waits for, `feedback` for what users say of answers, `rows` for what
+//! applications write, `streams` for what topics bring, `flight` brings rows and features as Arrow. Protobuf types end in `wire` and the service
+//! files.
 
 mod config;
 mod config_check;
@@ -46,6 +47,7 @@ mod ingest_thread;
 mod node;
 
 mod lane;
+mod feedback;
 mod rows;
 mod streams;
 mod logs;
@@ -70,6 +72,7 @@ pub use config::{
 };
 pub use context::{Class, RequestContext};
 pub use error::{Error, Refusal};
+pub use feedback::{FeedbackConfig, FeedbackPage, erase_from_feedback, read_feedback};
 pub use identity::{CLASS_HEADER, SESSION_HEADER, TENANT_HEADER, USER_HEADER};
 pub use inspect::{inspect_entity, inspect_store};
 pub use lane::{LaneConfig, erase_from_lane};

@@ -59,6 +59,12 @@ pub(crate) const LANE_WAITING: &str = "larder_lane_waiting_questions";
 pub(crate) const LANE_IN_FLIGHT: &str = "larder_lane_in_flight_questions";
 /// Age of the oldest of them, in seconds.
 pub(crate) const LANE_OLDEST_SECONDS: &str = "larder_lane_oldest_seconds";
+/// Answers that were to be kept for feedback, by outcome: kept, dropped (the thread did not follow), too_large, erased, failed (the disk).
+pub(crate) const FEEDBACK_ANSWERS: &str = "larder_feedback_answers_total";
+/// Feedback calls, by outcome: recorded, repeated, changed, or the reason of the refusal.
+pub(crate) const FEEDBACK_GIVEN: &str = "larder_feedback_given_total";
+/// What was said of answers, by the rung that made them and verdict: helped, not_helped; a changed one counts again.
+pub(crate) const FEEDBACK_VERDICTS: &str = "larder_feedback_verdicts_total";
 /// Batches of live rows, by outcome: written, or the reason of the refusal.
 pub(crate) const ROWS_BATCHES: &str = "larder_rows_batches_total";
 /// Live rows and deletions of batches that were taken, by outcome: stored, late (stored too, but something newer was there), erased (left out).
@@ -129,6 +135,9 @@ pub(crate) fn describe() {
     describe_gauge!(LANE_WAITING, Unit::Count, "Questions of the async lane that wait or are being answered.");
     describe_gauge!(LANE_IN_FLIGHT, Unit::Count, "Questions of the async lane that are being answered.");
     describe_gauge!(LANE_OLDEST_SECONDS, Unit::Seconds, "Age of the oldest question of the async lane.");
+    describe_counter!(FEEDBACK_ANSWERS, Unit::Count, "Answers that were to be kept for feedback, by outcome.");
+    describe_counter!(FEEDBACK_GIVEN, Unit::Count, "Feedback calls, by outcome.");
+    describe_counter!(FEEDBACK_VERDICTS, Unit::Count, "What was said of answers, by rung and verdict.");
     describe_counter!(ROWS_BATCHES, Unit::Count, "Batches of live rows, by outcome.");
     describe_counter!(ROWS, Unit::Count, "Live rows and deletions of batches that were taken, by outcome.");
     describe_histogram!(ROWS_WRITE_SECONDS, Unit::Seconds, "One durable write of live rows.");
@@ -315,6 +324,23 @@ pub(crate) fn lane_submitted(outcome: Result<bool, &Refusal>, elapsed: Duration)
     };
     metrics::counter!(LANE_SUBMISSIONS, "outcome" => outcome).increment(1);
     metrics::histogram!(LANE_SUBMIT_SECONDS).record(elapsed);
+}
+
+/// What became of answers that were to be kept for feedback.
+pub(crate) fn feedback_answers(outcome: &'static str, answers: u64) {
+    metrics::counter!(FEEDBACK_ANSWERS, "outcome" => outcome).increment(answers);
+}
+
+/// A Feedback call ended.
+pub(crate) fn feedback_given(outcome: &'static str) {
+    metrics::counter!(FEEDBACK_GIVEN, "outcome" => outcome).increment(1);
+}
+
+/// Somebody said whether an answer of that rung helped.
+pub(crate) fn feedback_verdict(rung: &str, helped: bool) {
+    let rung = ["full", "light", "cached"].into_iter().find(|known| *known == rung).unwrap_or("other");
+    let verdict = if helped { "helped" } else { "not_helped" };
+    metrics::counter!(FEEDBACK_VERDICTS, "rung" => rung, "verdict" => verdict).increment(1);
 }
 
 /// A batch of live rows is on disk and acknowledged, so long after it came.

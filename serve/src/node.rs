@@ -22,6 +22,7 @@ use crate::config::NodeConfig;
 use crate::context::RequestContext;
 use crate::engine::Engine;
 use crate::error::{Error, Refusal};
+use crate::feedback::Feedback;
 use crate::grpc;
 use crate::http;
 use crate::identity::Identity;
@@ -39,11 +40,12 @@ use crate::threads::{ThreadCores, allowed};
 use crate::warmth;
 
 /// The services whose health is reported, beside the node's own under the empty name.
-const HEALTH_SERVICES: [&str; 7] = [
+const HEALTH_SERVICES: [&str; 8] = [
     "",
     "larder.v1.Answers",
     "larder.v1.Features",
     "larder.v1.Lane",
+    "larder.v1.Feedback",
     "larder.v1.Rows",
     "larder.v1.Admin",
     "arrow.flight.protocol.FlightService",
@@ -108,6 +110,7 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     engine: OnceLock<Arc<Engine>>,
     pub(crate) lane: OnceLock<Lane>,
+    pub(crate) feedback: OnceLock<Feedback>,
     pub(crate) rows: OnceLock<Rows>,
     pub(crate) streams: OnceLock<Streams>,
 }
@@ -138,6 +141,7 @@ impl Node {
             limits,
             engine: OnceLock::new(),
             lane: OnceLock::new(),
+            feedback: OnceLock::new(),
             rows: OnceLock::new(),
             streams: OnceLock::new(),
             config,
@@ -204,6 +208,7 @@ impl Node {
         Lane::start(&self.shared, &engine).await?;
         Rows::start(&self.shared, &engine)?;
         Streams::start(&self.shared, &engine).await?;
+        Feedback::start(&self.shared, &engine).await?;
         let _ = self.shared.engine.set(engine.clone());
         self.shared.chaos.apply(&engine);
         self.shared.life.serve();
@@ -246,6 +251,9 @@ impl Node {
         }
         if let Some(streams) = self.shared.streams.get() {
             streams.close().await;
+        }
+        if let Some(feedback) = self.shared.feedback.get() {
+            feedback.close().await;
         }
         self.keep_warmth().await;
         self.close_listeners().await?;

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::context::RequestContext;
 use crate::error::Refusal;
+use crate::feedback::AnswerId;
 use crate::rung::Choice;
 use crate::schedule::admission::Permit;
 use crate::schedule::closing::ClosedBy;
@@ -67,6 +68,8 @@ pub(crate) struct Chosen {
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     pub(crate) request_id: String,
+    /// By which feedback names it; none where it is not kept.
+    pub(crate) id: Option<AnswerId>,
     pub(crate) text: String,
     /// The intent's name; empty when handed over.
     pub(crate) intent: String,

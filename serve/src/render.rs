@@ -6,7 +6,7 @@
 //! needs it fails, which means: take the intent's answer without features. Templates are the tenant's own text, so they
 //! run without access to anything else and with a bound on their work.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use larder_model::Catalogue;
 use minijinja::{
     AutoEscape, Environment, Error as TemplateError, ErrorKind, Output, State, UndefinedBehavior, Value,
@@ -118,27 +118,37 @@ fn nothing() -> TemplateError {
     TemplateError::new(ErrorKind::UndefinedError, "the value is null")
 }
 
-/// `{{ order.expected_at | day }}`: a timestamp in Unix milliseconds as "Tuesday 3 November", in UTC.
-fn day(time_ms: &Value) -> Result<String, TemplateError> {
+/// `{{ order.expected_at | day }}`: a timestamp in Unix milliseconds as "Tuesday 3 November", in UTC; `day('zh')` as "11月3日（周二）".
+fn day(time_ms: &Value, language: Option<&str>) -> Result<String, TemplateError> {
     if time_ms.is_none() {
         return Err(nothing());
     }
     let time = i64::try_from(time_ms.clone()).ok().and_then(DateTime::<Utc>::from_timestamp_millis);
-    match time {
-        Some(time) => Ok(time.format("%A %-d %B").to_string()),
-        None => Err(TemplateError::new(ErrorKind::InvalidOperation, "the day filter takes a timestamp")),
+    let Some(time) = time else { return Err(wrong("the day filter takes a timestamp")) };
+    match language {
+        None | Some("en") => Ok(time.format("%A %-d %B").to_string()),
+        Some("zh") => {
+            let day = ["日", "一", "二", "三", "四", "五", "六"][time.weekday().num_days_from_sunday() as usize];
+            Ok(format!("{}（周{day}）", time.format("%-m月%-d日")))
+        }
+        Some(_) => Err(wrong("the day filter knows 'en' and 'zh'")),
     }
 }
 
-/// `{{ order.total | money }}`: a number as "EUR 12.30".
-fn money(amount: &Value) -> Result<String, TemplateError> {
+/// `{{ order.total | money }}`: a number as "EUR 12.30"; `money('¥')` as "¥12.30".
+fn money(amount: &Value, sign: Option<&str>) -> Result<String, TemplateError> {
     if amount.is_none() {
         return Err(nothing());
     }
-    match f64::try_from(amount.clone()) {
-        Ok(amount) => Ok(format!("{CURRENCY} {amount:.2}")),
-        Err(_) => Err(TemplateError::new(ErrorKind::InvalidOperation, "the money filter takes a number")),
+    match (f64::try_from(amount.clone()), sign) {
+        (Ok(amount), None) => Ok(format!("{CURRENCY} {amount:.2}")),
+        (Ok(amount), Some(sign)) => Ok(format!("{sign}{amount:.2}")),
+        (Err(_), _) => Err(wrong("the money filter takes a number")),
     }
+}
+
+fn wrong(what: &'static str) -> TemplateError {
+    TemplateError::new(ErrorKind::InvalidOperation, what)
 }
 
 #[cfg(test)]
@@ -151,8 +161,10 @@ mod tests {
 
     #[test]
     fn timestamps_read_as_days() {
-        assert_eq!(day(&Value::from(1_793_664_000_000_i64)).unwrap(), "Tuesday 3 November");
-        assert!(day(&Value::from("soon")).is_err());
+        let third = Value::from(1_793_664_000_000_i64);
+        assert_eq!(day(&third, None).unwrap(), "Tuesday 3 November");
+        assert_eq!(day(&third, Some("zh")).unwrap(), "11月3日（周二）");
+        assert!(day(&third, Some("xx")).is_err() && day(&Value::from("soon"), None).is_err());
     }
 
     #[test]
@@ -196,7 +208,74 @@ mod tests {
 
     #[test]
     fn amounts_read_as_money() {
-        assert_eq!(money(&Value::from(12.3)).unwrap(), "EUR 12.30");
-        assert_eq!(money(&Value::from(7)).unwrap(), "EUR 7.00");
+        assert_eq!(money(&Value::from(12.3), None).unwrap(), "EUR 12.30");
+        assert_eq!(money(&Value::from(7), Some("¥")).unwrap(), "¥7.00");
+    }
+
+    /// Rows as the sample shop has them, for an order in these states.
+    fn rows(
+        status: &str,
+        payment: &str,
+        returned: &str,
+        tier: &str,
+    ) -> BTreeMap<&'static str, BTreeMap<&'static str, Value>> {
+        let sent = !matches!(status, "processing" | "cancelled");
+        let when_sent = |value: Value| if sent { value } else { Value::from(()) };
+        let time = || Value::from(1_793_664_000_000_i64);
+        let order = BTreeMap::from([
+            ("order_id", Value::from("1000001")),
+            ("item", Value::from("lamp")),
+            ("quantity", Value::from(2)),
+            ("total", Value::from(12.5)),
+            ("status", Value::from(status)),
+            ("payment_status", Value::from(payment)),
+            ("return_status", Value::from(returned)),
+            ("carrier", when_sent(Value::from("Post"))),
+            ("tracking", when_sent(Value::from("LD1"))),
+            ("placed_at", time()),
+            ("shipped_at", when_sent(time())),
+            ("expected_at", if status == "cancelled" { Value::from(()) } else { time() }),
+            ("delivered_at", if status == "delivered" { time() } else { Value::from(()) }),
+        ]);
+        let profile = BTreeMap::from([
+            ("name", Value::from("Ada")),
+            ("city", Value::from("Lyon")),
+            ("tier", Value::from(tier)),
+            ("language", Value::from("en")),
+            ("signup_at", time()),
+            ("loyalty_points", Value::from(120)),
+            ("store_credit", Value::from(if tier == "gold" { 2.5 } else { 0.0 })),
+            ("is_business", Value::from(tier == "silver")),
+        ]);
+        BTreeMap::from([("order", order), ("profile", profile)])
+    }
+
+    #[test]
+    fn the_sample_shops_templates_render_for_every_state_of_an_order() {
+        let fields = |(name, fields): (&str, BTreeMap<&str, Value>)| {
+            (name.to_owned(), Some(fields.into_keys().map(str::to_owned).collect()))
+        };
+        let variables: Variables = rows("delivered", "paid", "none", "gold").into_iter().map(fields).collect();
+        let english = include_str!("../../tools/assets/catalogue.toml");
+        let chinese = include_str!("../../tools/assets/catalogue-zh.toml");
+        for (catalogue, is_chinese) in [(english, false), (chinese, true)] {
+            let catalogue = Catalogue::from_toml(catalogue).unwrap();
+            let renderer = Renderer::new(&catalogue, &variables).unwrap();
+            for status in ["processing", "in_transit", "out_for_delivery", "delayed", "delivered", "cancelled"] {
+                for (payment, returned, tier) in
+                    [("paid", "none", "basic"), ("pending", "requested", "silver"), ("failed", "received", "gold")]
+                        .into_iter()
+                        .chain([("paid", "refunded", "gold")])
+                {
+                    for intent in &catalogue.intents {
+                        let template = renderer.templates.get_template(&intent.name).unwrap();
+                        let text = template.render(rows(status, payment, returned, tier));
+                        let text = text.unwrap_or_else(|error| panic!("{} {status} {payment}: {error}", intent.name));
+                        let han = text.chars().any(|letter| ('\u{4e00}'..='\u{9fff}').contains(&letter));
+                        assert!(han == is_chinese && !text.contains("none") && !text.contains('{'), "{text}");
+                    }
+                }
+            }
+        }
     }
 }

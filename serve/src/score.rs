@@ -94,6 +94,7 @@ impl ScoreStage<'_> {
         let render = |ranked: Ranked| {
             let rendering = Instant::now();
             let mut answer = compose::answer(&ranked, self.common);
+            answer.id = self.engine.keeper.get().and_then(|keeper| keeper.keep(&ranked.member, &answer, self.common));
             answer.timings = Timings {
                 ready: began - self.common.clock.tokenized,
                 score: ended - began,

@@ -101,6 +101,7 @@ pub(crate) fn reply(answer: Answer) -> v1::AnswerReply {
             id: answer.batch.id,
             closed_by: answer.batch.closed_by.label().to_owned(),
         }),
+        answer_id: answer.id.map(|id| id.to_string()).unwrap_or_default(),
     }
 }
 

@@ -258,6 +258,12 @@ impl Store {
         compact::erase(&self.0, tenant, entity, now_ms)
     }
 
+    /// Up to which event time an entity is erased, Unix milliseconds UTC; none where it never was. For those who keep something of entities
+    /// beside the views.
+    pub fn erased_until(&self, tenant: TenantId, entity: &str) -> Option<i64> {
+        self.0.erasures.erased_ms(tenant, entity)
+    }
+
     /// Takes the bytes of erased entities out of every file of the store. This rewrites the files that hold them; fetches go on meanwhile.
     ///
     /// # Errors

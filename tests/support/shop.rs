@@ -388,7 +388,8 @@ fn trained_head() -> &'static [u8] {
     })
 }
 
-fn training_questions() -> Vec<LabelledQuestion> {
+/// The labelled questions that the head learned from.
+pub(crate) fn training_questions() -> Vec<LabelledQuestion> {
     let mut questions = Vec::new();
     let mut add = |text: &str, intent: &str, status: &str| {
         let number = questions.len();

@@ -38,6 +38,7 @@ pub(crate) fn full(reply: &v1::AnswerReply) -> String {
     if let Some(batch) = &reply.batch {
         line("batch", format!("number {} of {} questions, closed by {}", batch.id, batch.size, batch.closed_by));
     }
+    line("answer id", reply.answer_id.clone());
     for note in &reply.notes {
         line("note", note.clone());
     }
@@ -60,6 +61,7 @@ pub(crate) fn to_json(reply: &v1::AnswerReply) -> Value {
     }
     json!({
         "request_id": reply.request_id,
+        "answer_id": reply.answer_id,
         "answer": reply.answer,
         "intent": reply.intent,
         "confidence": reply.confidence,

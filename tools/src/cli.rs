@@ -13,8 +13,8 @@ use larder_serve::ConfigError;
 
 use crate::panics::{caught, tell_of_panics};
 use crate::{
-    answer, ask, backup, chaos, compact, completions, demo, erase, ingest, inspect, load, model_eval, model_get,
-    model_publish, model_train, place, plan, restore, rows, sample, serve, stream, submit, verify, warm,
+    answer, ask, backup, chaos, compact, completions, demo, erase, feedback, ingest, inspect, load, model_eval,
+    model_get, model_publish, model_train, place, plan, restore, rows, sample, serve, stream, submit, verify, warm,
 };
 
 #[derive(Debug, Parser)]
@@ -27,7 +27,7 @@ struct CommandLine {
 /// Who uses what, in the order of `larder --help`. A command that stands in no group is listed under "More".
 const GROUPS: [(&str, &[&str]); 5] = [
     ("To see what it is", &["demo", "sample"]),
-    ("Questions and answers (applications, support)", &["ask", "submit", "answer"]),
+    ("Questions and answers (applications, support)", &["ask", "submit", "answer", "feedback"]),
     ("What the node knows of users (data engineers)", &["ingest", "rows", "stream", "place", "erase", "compact"]),
     (
         "Running nodes (operators)",
@@ -83,6 +83,9 @@ enum Command {
     Submit(submit::Arguments),
     /// Fetch the answer to a question that was submitted
     Answer(answer::Arguments),
+    /// Say whether an answer helped; write what was said as training data
+    #[command(subcommand)]
+    Feedback(feedback::Command),
     /// Put a load on a running node, open-loop, and report what became of it
     Load(Box<load::Arguments>),
     /// Say how many nodes a forecast needs, from the measured capacity of one
@@ -197,6 +200,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Ask(arguments) => ask::run(arguments),
         Command::Submit(arguments) => submit::run(arguments),
         Command::Answer(arguments) => answer::run(arguments),
+        Command::Feedback(command) => feedback::run(command),
         Command::Load(arguments) => load::run_command(arguments),
         Command::Plan(arguments) => plan::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),

@@ -17,11 +17,13 @@ use crate::demo_node::NodeProcess;
 use crate::demo_prepare::{prepare_head, prepare_sample, prepare_store};
 use crate::demo_report::{show_examples, show_summary};
 use crate::files::{absolute, read_json_lines};
-use crate::known_models::{DEFAULT_MODEL, LIGHT_MODEL, find, models_folder};
+use crate::known_models::{DEFAULT_MODEL, LIGHT_MODEL, MULTILINGUAL_MODEL, find, models_folder};
 use crate::model_get;
 use crate::output::{print_json, say};
-use crate::sample::{SampleRequest, start_of_today_ms};
+use crate::sample::start_of_today_ms;
+use crate::sample_record::SampleRequest;
 use crate::shop_config::TENANT;
+use crate::shop_locale::Language;
 use crate::shop_questions::TestQuestion;
 
 #[derive(Debug, Args)]
@@ -66,12 +68,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let request = SampleRequest {
         out: folder.clone(),
         users: arguments.users,
+        tenants: vec![Language::En],
+        zipf: 0.0,
+        stream: 0,
         seed: arguments.seed,
         now_ms: start_of_today_ms(),
         label_noise: 0.0,
         distractors: 0,
         encoder,
         light_encoder,
+        multilingual_encoder: models.join(MULTILINGUAL_MODEL),
     };
     let sample = prepare_sample(&request)?;
     let config = NodeConfig::load(&folder.join("larder.toml"))?;

@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 use crate::destination::Destination;
 use crate::files::{sha256, sha256_file, write_whole};
 use crate::ingest_load::{Snapshot, load};
-use crate::model_train::train_head;
-use crate::sample::{SampleRecord, SampleRequest, existing_sample, write_sample};
+use crate::model_train::{TrainingFiles, train_head};
+use crate::sample_record::{SampleRecord, SampleRequest, existing_sample};
+use crate::sample_write::write_sample;
 use crate::shop_config::VIEWS;
 
 /// The demo counts a needless hand-over as wrong as well, so its shop would rather answer.
@@ -99,7 +100,8 @@ pub(crate) fn prepare_head(config: &NodeConfig, tenant: &TenantConfig, rung: Run
         eprintln!("head of the rung {rung}: trained already from this catalogue, these questions and this encoder");
         return Ok(());
     }
-    train_head(config, tenant, rung, &questions, head, &options)?;
+    let files = TrainingFiles { questions: &questions, feedback: None };
+    train_head(config, tenant, rung, files, head, &options)?;
     write_json(&record, &trained)
 }
 

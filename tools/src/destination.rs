@@ -14,7 +14,9 @@ use chrono::Utc;
 use larder_ingest::{ColdRule, MoveTo, Moved, partition_of_name};
 use larder_serve::v1;
 use larder_serve::v1::admin_client::AdminClient;
-use larder_serve::{NodeConfig, erase_from_lane, forget_hot_set, inspect_entity, inspect_store};
+use larder_serve::{
+    NodeConfig, erase_from_feedback, erase_from_lane, forget_hot_set, inspect_entity, inspect_store, read_feedback,
+};
 use larder_store::{Checkpoint, Compacted, GenerationInfo, GenerationState, Published, Store, TenantId};
 use serde::Serialize;
 use tokio::runtime::Runtime;
@@ -201,7 +203,25 @@ impl<'a> Destination<'a> {
             Destination::Folder { store, config } => {
                 let (id, now_ms) = (tenant_id(config, tenant)?, Utc::now().timestamp_millis());
                 entities.iter().try_for_each(|entity| store.erase(id, entity, now_ms))?;
-                Ok(erase_from_lane(store, &config.lane, id, entities)?)
+                erase_from_lane(store, &config.lane, id, entities)?;
+                Ok(erase_from_feedback(store, &config.feedback, id, entities)?)
+            }
+        }
+    }
+
+    /// A page of a tenant's feedback as JSON objects, from where a cursor stands, and where the next page begins; none after the last.
+    pub(crate) fn read_feedback(&mut self, tenant: &str, cursor: &str) -> Result<(Vec<String>, Option<String>)> {
+        match self {
+            Destination::Node { admin, runtime, .. } => {
+                let request = v1::ReadFeedbackRequest { tenant: tenant.to_owned(), cursor: cursor.to_owned() };
+                let reply = runtime.block_on(admin.read_feedback(request)).map_err(|status| refusal(&status))?;
+                let v1::ReadFeedbackReply { records, cursor } = reply.into_inner();
+                Ok((records, Some(cursor).filter(|cursor| !cursor.is_empty())))
+            }
+            Destination::Folder { store, config } => {
+                let page = read_feedback(store, &config.feedback, (tenant_id(config, tenant)?, tenant), cursor)?;
+                let records = page.records.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+                Ok((records, page.cursor))
             }
         }
     }

@@ -22,8 +22,8 @@ const BYTES_BESIDE: usize = 8;
 #[derive(Debug, Args)]
 #[command(
     after_help = "What all views of the tenant know of an entity up to now is invisible at once: to fetches, in snapshots that are \
-built later from sources that still hold it, and after a rollback. Their submitted questions \
-and the answers to them are deleted. Rows with a later event time are shown, so a user may come back. The \
+built later from sources that still hold it, and after a rollback. Their submitted questions, \
+the answers to them and what is kept for feedback are deleted. Rows with a later event time are shown, so a user may come back. The \
 bytes stay in the store's files until `larder compact --erase`. The folders that generations were built in, the Parquet files they were \
 built from, and backups are yours to erase.
 

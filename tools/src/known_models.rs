@@ -13,6 +13,9 @@ pub(crate) const DEFAULT_MODEL: &str = "minilm-l6";
 /// The encoder of the rung `light` that a fresh install uses.
 pub(crate) const LIGHT_MODEL: &str = "potion";
 
+/// The encoder of a tenant whose customers write Chinese.
+pub(crate) const MULTILINGUAL_MODEL: &str = "me5-small";
+
 const MODELS_VARIABLE: &str = "LARDER_MODELS";
 
 #[derive(Debug)]
@@ -142,7 +145,7 @@ pub(crate) const KNOWN_MODELS: &[KnownModel] = &[
         ],
     },
     KnownModel {
-        name: "me5-small",
+        name: MULTILINGUAL_MODEL,
         about: "multilingual-e5-small: a hundred languages, 12 layers x 384; needs prefix = \"query: \"",
         licence: "MIT",
         hub: HubSource {

@@ -55,12 +55,20 @@ mod model_eval_text;
 mod labelled_csv;
 
 mod sample;
+mod sample_record;
+mod sample_write;
+mod sample_tenant;
 mod shop;
 mod shop_draw;
+mod shop_activity;
+mod shop_locale;
 mod shop_words;
+mod shop_words_zh;
 mod shop_parquet;
 mod shop_config;
 mod shop_questions;
+mod shop_askers;
+mod shop_stream;
 
 mod chaos;
 
@@ -68,6 +76,9 @@ mod ask;
 mod submit;
 mod answer;
 mod settled;
+mod feedback;
+mod feedback_record;
+mod feedback_export;
 mod answer_text;
 mod client;
 mod node_address;
@@ -91,5 +102,7 @@ pub use bag_of_words::{BagOfWords, Neighbour, longest_shared_run, words};
 pub use cli::main;
 #[doc(hidden)]
 pub use panics::tell_of_panics;
-pub use sample::{SampleRecord, SampleRequest, write_sample};
+pub use sample_record::{SampleRecord, SampleRequest};
+pub use sample_write::write_sample;
+pub use shop_locale::Language;
 pub use shop_questions::{QuestionKind, TestQuestion};

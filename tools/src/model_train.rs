@@ -5,13 +5,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use larder_model::{
-    Catalogue, CatalogueIndex, Devices, Encoder, FeatureEncoder, Head, LabelledQuestion, TrainOptions, TrainReport,
-    TrainRequest, TrainStage,
+    Catalogue, CatalogueIndex, Devices, Encoder, FeatureEncoder, FeedbackCounts, FeedbackRecord, Head,
+    LabelledQuestion, TrainOptions, TrainReport, TrainRequest, TrainStage, learnable,
 };
 use larder_serve::{NodeConfig, Rung, TenantConfig};
+use serde::Serialize;
 
 use crate::model_fine_tune::FineTuneArguments;
 use crate::output::{print_json, say, table};
@@ -22,10 +23,13 @@ use crate::progress::{Stage, Unit, count};
   {\"tenant\":\"demo\",\"user\":\"u0000042\",\"text\":\"where is it?\",\"intent\":\"order_in_transit\",
    \"asked_at_ms\":1790000000000,\"features\":{\"orders:status\":\"in_transit\"}}
 with the features as they were when it was asked, and \"out_of_scope\" as the intent of what nobody can answer.
+Feedback is what `larder feedback export` writes; of one user's equal words with
+equal features only what was said last counts.
 
 Examples:
   larder model train --config larder.toml --tenant demo --questions train.jsonl
   larder model train --config larder.toml --tenant demo --questions train.jsonl --rung light
+  larder model train --config larder.toml --tenant demo --questions train.jsonl --feedback feedback.jsonl
   larder model train --config larder.toml --tenant demo --questions train.jsonl --out /tmp/head.safetensors --json
   larder model train --config larder.toml --tenant demo --questions train.jsonl --fine-tune models/demo-encoder")]
 pub(crate) struct Arguments {
@@ -38,6 +42,9 @@ pub(crate) struct Arguments {
     /// Labelled questions, one JSON object per line
     #[arg(long)]
     questions: PathBuf,
+    /// Feedback to learn from as well, one JSON object per line
+    #[arg(long, value_name = "FILE")]
+    feedback: Option<PathBuf>,
     /// The rung the head is for
     #[arg(long, value_parser = rung, default_value = Rung::Full.label())]
     rung: Rung,
@@ -65,16 +72,37 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         bail!("tenant {:?} has no head for the rung {rung} in {config}; name a file by --out", tenant.name);
     };
     let options = TrainOptions { wrong_answer_cost: arguments.wrong_answer_cost, ..TrainOptions::default() };
-    let report = train_head(&config, tenant, arguments.rung, &arguments.questions, out, &options)?;
+    let files = TrainingFiles { questions: &arguments.questions, feedback: arguments.feedback.as_deref() };
+    let trained = train_head(&config, tenant, arguments.rung, files, out, &options)?;
     if arguments.json {
-        return print_json(&report);
+        return print_json(&trained);
     }
-    say!("{}", summary(&report));
-    for intent in &report.intents_without_questions {
+    say!("{}", summary(&trained.report));
+    if let Some(feedback) = &trained.feedback {
+        say!("{}", told(feedback));
+    }
+    for intent in &trained.report.intents_without_questions {
         say!("note: intent {intent} has no training question and is known from its examples alone");
     }
     say!("Wrote {}. A running node takes it with `larder model publish --tenant {}`.", out.display(), tenant.name);
     Ok(())
+}
+
+/// What a head is trained from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TrainingFiles<'a> {
+    pub(crate) questions: &'a Path,
+    pub(crate) feedback: Option<&'a Path>,
+}
+
+/// What came of a training.
+#[derive(Debug, Serialize)]
+pub(crate) struct Trained {
+    #[serde(flatten)]
+    report: TrainReport,
+    /// What became of the feedback, where there was any; its questions count among those of the report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    feedback: Option<FeedbackCounts>,
 }
 
 /// A rung by its name in larder.toml.
@@ -82,19 +110,26 @@ fn rung(name: &str) -> Result<Rung> {
     Rung::ALL.into_iter().find(|rung| rung.label() == name).context("known are full and light")
 }
 
-/// Trains the head of a tenant from a file of labelled questions and writes it to `out`.
+/// Trains the head of a tenant from files of labelled questions and feedback and writes it to `out`.
 pub(crate) fn train_head(
     config: &NodeConfig,
     tenant: &TenantConfig,
     rung: Rung,
-    questions: &Path,
+    files: TrainingFiles<'_>,
     out: &Path,
     options: &TrainOptions,
-) -> Result<TrainReport> {
+) -> Result<Trained> {
     let catalogue = Catalogue::load(&tenant.catalogue)?;
     let service = config.service(&tenant.service).context("the tenant's feature service is missing from the config")?;
     let features = FeatureEncoder::new(service.encoded_features())?;
-    let questions = questions_of(&tenant.name, questions)?;
+    let mut questions = questions_of(&tenant.name, files.questions)?;
+    let feedback = files.feedback.map(|file| -> Result<FeedbackCounts> {
+        let (learned, counts) = learnable(FeedbackRecord::load(file)?, &tenant.name, &catalogue);
+        ensure!(counts.records > 0, "{} has no feedback of tenant {:?}", file.display(), tenant.name);
+        questions.extend(learned);
+        Ok(counts)
+    });
+    let feedback = feedback.transpose()?;
     options.validate()?;
     check_features(&features, &questions)?;
 
@@ -141,7 +176,23 @@ pub(crate) fn train_head(
         report.ece,
         report.threshold
     ));
-    Ok(report)
+    Ok(Trained { report, feedback })
+}
+
+/// What became of the feedback, in a line.
+fn told(counts: &FeedbackCounts) -> String {
+    let FeedbackCounts { records, confirmed, corrected, without_intent, unknown_intent, superseded } = counts;
+    let mut text =
+        format!("Of {records} records of feedback {confirmed} confirmed an answer and {corrected} corrected one.");
+    let left_out = [
+        (without_intent, "without a right intent"),
+        (unknown_intent, "with an intent that the catalogue has not"),
+        (superseded, "of the same user, words and features as a later one"),
+    ];
+    for (number, what) in left_out.into_iter().filter(|(number, _)| **number > 0) {
+        text.push_str(&format!(" Left out: {number} {what}."));
+    }
+    text
 }
 
 /// Tells of features that no question has a value for, most often a name that is spelt otherwise. None at all is refused: the head

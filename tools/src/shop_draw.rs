@@ -9,30 +9,40 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
-use crate::shop::{Order, User};
-use crate::shop_words::{CARRIERS, CITIES, FIRST_NAMES, ITEMS, LANGUAGES, LAST_NAMES};
+use crate::shop::{Order, Shop, User};
 
 const HOUR_MS: i64 = 3_600_000;
 pub(crate) const DAY_MS: i64 = 24 * HOUR_MS;
 
 /// Nothing in the shop is older than this, except when a user signed up. One day less than the views' TTL.
 const OLDEST_MS: i64 = 729 * DAY_MS;
+/// Of a user who is as active as the mean.
 const MOST_ORDERS: u32 = 20;
+/// Of the most active user of a shop whose users are unlike. Its view keeps the newest 20.
+pub(crate) const MOST_ORDERS_UNEVEN: u32 = 1_000;
+/// The mean of a user's orders where all are alike: the mean of 1 to 20 under Zipf's law, less those who have none.
+pub(crate) const MEAN_ORDERS: f64 = 5.39;
 const USERS_WITHOUT_ORDERS: f64 = 0.03;
+const FIRST_ORDER_ID: u64 = 1_000_001;
 
-/// The random choices, in one place and in one order.
-pub(crate) struct Draw {
+/// The random choices about one user, in one place and in one order. They depend on the shop's seed and the user's number alone, so that users
+/// can be drawn in any order, by several threads, and again.
+pub(crate) struct Draw<'a> {
+    shop: &'a Shop,
+    index: usize,
     rng: StdRng,
     now_ms: i64,
 }
 
-impl Draw {
-    pub(crate) fn new(seed: u64, now_ms: i64) -> Draw {
-        Draw { rng: StdRng::seed_from_u64(seed), now_ms }
+impl Draw<'_> {
+    pub(crate) fn new(shop: &Shop, index: usize) -> Draw<'_> {
+        let rng = StdRng::seed_from_u64(mixed(shop.seed ^ mixed(index as u64 + 1)));
+        Draw { shop, index, rng, now_ms: shop.now_ms }
     }
 
-    /// The user of that number, who has signed up before placing the first of `orders`.
-    pub(crate) fn user(&mut self, index: usize, orders: &[Order]) -> User {
+    /// The user, who has signed up before placing the first of `orders`.
+    pub(crate) fn user(&mut self, orders: &[Order]) -> User {
+        let locale = self.shop.locale;
         let first_order = orders.iter().map(|order| order.placed_at).min();
         let first_seen = first_order.unwrap_or_else(|| self.now_ms - self.days(0.0, 700.0));
         let signup_at = first_seen - self.days(0.0, 900.0);
@@ -48,22 +58,23 @@ impl Draw {
         let has_city = self.rng.random_bool(0.97);
         let has_language = self.rng.random_bool(0.95);
         User {
-            id: user_id(index),
-            name: format!("{} {}", self.pick(&FIRST_NAMES), self.pick(&LAST_NAMES)),
-            city: has_city.then(|| self.pick(&CITIES)),
+            id: user_id(self.index),
+            name: (locale.full_name)(self.pick(locale.first_names), self.pick(locale.last_names)),
+            city: has_city.then(|| self.pick(locale.cities)),
             tier,
-            language: has_language.then(|| self.pick(&LANGUAGES)),
+            language: has_language.then(|| self.pick(locale.languages)),
             signup_at,
             loyalty_points,
             store_credit: f64::from(credit_cents) / 100.0,
-            is_business: is_business(index),
+            is_business: is_business(self.index),
             updated_at: self.between(oldest_update, self.now_ms - 1),
         }
     }
 
-    /// All orders of one user; ids and tracking numbers come later, when all orders of the shop are in order.
-    pub(crate) fn orders_of(&mut self, user: usize) -> Vec<Order> {
-        if self.rng.random_bool(USERS_WITHOUT_ORDERS) {
+    /// All orders of the user, newest event first.
+    pub(crate) fn orders(&mut self) -> Vec<Order> {
+        let count = self.order_count();
+        if count == 0 {
             return Vec::new();
         }
         let status = self.weighted(&[
@@ -74,14 +85,15 @@ impl Draw {
             ("delivered", 32),
             ("cancelled", 8),
         ]);
-        let mut orders = vec![self.order(user, status, None)];
+        let mut orders = vec![self.order(status, None)];
         let newest_placed_at = orders[0].placed_at;
-        for _ in 1..self.order_count() {
+        for _ in 1..count {
             let status = self.weighted(&[("delivered", 92), ("cancelled", 8)]);
-            orders.push(self.order(user, status, Some(newest_placed_at)));
+            orders.push(self.order(status, Some(newest_placed_at)));
         }
+        self.number(&mut orders);
         // Event times of one user differ, so that "the newest" is never a matter of luck.
-        orders.sort_by_key(|order| std::cmp::Reverse(order.updated_at));
+        orders.sort_by_key(|order| std::cmp::Reverse((order.updated_at, order.order_id)));
         for index in 1..orders.len() {
             let ceiling = orders[index - 1].updated_at - 1;
             orders[index].updated_at = orders[index].updated_at.min(ceiling);
@@ -89,8 +101,33 @@ impl Draw {
         orders
     }
 
-    /// 1 to 20, the chance of n falling as 1/n (Zipf).
+    /// Numbers a user's orders by when they were placed, from a range of the user's own: nobody needs to know all orders of the shop.
+    fn number(&self, orders: &mut [Order]) {
+        let most = if self.shop.activity.is_uneven() { MOST_ORDERS_UNEVEN } else { MOST_ORDERS };
+        let first = FIRST_ORDER_ID + self.index as u64 * u64::from(most);
+        orders.sort_by_key(|order| order.placed_at);
+        for (order, id) in orders.iter_mut().zip(first..) {
+            order.order_id = id;
+            order.tracking = order.shipped_at.map(|_| format!("LD{:09}", u128::from(id) * 7_919 % 1_000_000_000));
+        }
+    }
+
+    /// How many orders the user has: none, or 1 to 20, the chance of n falling as 1/n (Zipf), and that times as many as the user is more
+    /// active than the mean.
     fn order_count(&mut self) -> u32 {
+        let none = self.rng.random_bool(USERS_WITHOUT_ORDERS);
+        let usual = self.usual_order_count();
+        let activity = &self.shop.activity;
+        if none || !activity.is_uneven() {
+            return if none { 0 } else { usual };
+        }
+        let scaled = f64::from(usual) * activity.of(self.index);
+        // Rounded by lot, so that the mean stays.
+        let rounded = scaled.floor() + f64::from(u8::from(self.rng.random_bool(scaled.fract())));
+        rounded.min(f64::from(MOST_ORDERS_UNEVEN)) as u32
+    }
+
+    fn usual_order_count(&mut self) -> u32 {
         let harmonic: f64 = (1..=MOST_ORDERS).map(|n| 1.0 / f64::from(n)).sum();
         let mut left = self.rng.random_range(0.0..harmonic);
         (1..MOST_ORDERS)
@@ -102,9 +139,9 @@ impl Draw {
     }
 
     /// One order in the given status; with `before`, placed earlier than that.
-    fn order(&mut self, user: usize, status: &'static str, before: Option<i64>) -> Order {
-        let now = self.now_ms;
-        let (item, price_cents) = self.pick(&ITEMS);
+    fn order(&mut self, status: &'static str, before: Option<i64>) -> Order {
+        let (now, locale) = (self.now_ms, self.shop.locale);
+        let (item, price_cents) = self.pick(locale.items);
         let quantity = self.weighted(&[(1, 70), (2, 18), (3, 8), (4, 4)]);
         let placed_at = match (status, before) {
             // Long enough ago to have been delivered.
@@ -117,13 +154,13 @@ impl Draw {
             (_, None) => now - self.recent_days(3.0, 720.0),
         };
         let mut order = Order {
-            user,
-            order_id: String::new(),
+            user: self.index,
+            order_id: 0,
             item,
             quantity,
             total: f64::from(price_cents) * f64::from(quantity) / 100.0,
             status,
-            payment_status: self.payment_status(user, status),
+            payment_status: self.payment_status(status),
             return_status: "none",
             carrier: None,
             tracking: None,
@@ -135,7 +172,7 @@ impl Draw {
         };
         if !matches!(status, "processing" | "cancelled") {
             order.shipped_at = Some(self.between(placed_at + HOUR_MS, (placed_at + DAY_MS).min(now - HOUR_MS)));
-            order.carrier = Some(self.pick(&CARRIERS));
+            order.carrier = Some(self.pick(locale.carriers));
         }
         let since = order.shipped_at.unwrap_or(placed_at);
         match status {
@@ -172,11 +209,11 @@ impl Draw {
     }
 
     /// Business customers may pay after the delivery; otherwise only an order that has not left can be unpaid.
-    fn payment_status(&mut self, user: usize, status: &str) -> &'static str {
+    fn payment_status(&mut self, status: &str) -> &'static str {
         match status {
             "processing" => self.weighted(&[("paid", 60), ("pending", 20), ("failed", 20)]),
             "cancelled" => self.weighted(&[("paid", 60), ("failed", 40)]),
-            _ if is_business(user) => self.weighted(&[("paid", 70), ("pending", 30)]),
+            _ if is_business(self.index) => self.weighted(&[("paid", 70), ("pending", 30)]),
             _ => "paid",
         }
     }
@@ -213,11 +250,20 @@ impl Draw {
     }
 }
 
-fn user_id(index: usize) -> String {
+/// The key of the user of that number, from 0: u0000001 and so on, with more digits where seven are too few.
+pub(crate) fn user_id(index: usize) -> String {
     format!("u{:07}", index + 1)
 }
 
 /// Every twelfth user buys for a business.
 fn is_business(user: usize) -> bool {
     user % 12 == 7
+}
+
+/// Spreads numbers over all 64 bits (the finaliser of splitmix64).
+pub(crate) fn mixed(number: u64) -> u64 {
+    let mut bits = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    bits ^ (bits >> 31)
 }

@@ -2,7 +2,8 @@
 //!
 //! The texts stand in assets/questions.toml; this file gives each to a user it makes sense for. A text that needs a
 //! delayed order goes to a user whose newest order is delayed; an ambiguous text goes to several users, whose feature
-//! then says which intent is right. Users of test questions are never users of training questions.
+//! then says which intent is right. Users of test questions are never users of training questions. Only users who are looked at are drawn, so
+//! that a large shop costs no more than a small one.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +16,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::shop::Shop;
-use crate::shop_config::TENANT;
+use crate::shop_askers::{Askers, Half, suits};
 
-const PLAIN_TESTS: usize = 140;
-const TESTS_PER_AMBIGUOUS_GROUP: usize = 10;
-const OUT_OF_SCOPE_TESTS: usize = 20;
+pub(crate) const PLAIN_TESTS: usize = 140;
+pub(crate) const TESTS_PER_AMBIGUOUS_GROUP: usize = 10;
+pub(crate) const OUT_OF_SCOPE_TESTS: usize = 20;
 /// How many users of each value ask an ambiguous test text where that is all that is tested.
 const AMBIGUOUS_USERS_PER_VALUE: usize = 3;
 /// How many users ask a training text whose words say enough: several, so that the head learns not to look at features.
@@ -53,38 +54,38 @@ pub struct TestQuestion {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct QuestionTexts {
-    plain: Vec<Plain>,
-    ambiguous: Vec<Ambiguous>,
-    out_of_scope: OutOfScope,
+    pub(crate) plain: Vec<Plain>,
+    pub(crate) ambiguous: Vec<Ambiguous>,
+    pub(crate) out_of_scope: OutOfScope,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Plain {
-    intent: String,
+pub(crate) struct Plain {
+    pub(crate) intent: String,
     /// Values that the asking user must have.
     #[serde(default)]
-    needs: BTreeMap<String, Value>,
-    train: Vec<String>,
-    test: Vec<String>,
+    pub(crate) needs: BTreeMap<String, Value>,
+    pub(crate) train: Vec<String>,
+    pub(crate) test: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Ambiguous {
-    name: String,
-    feature: String,
+pub(crate) struct Ambiguous {
+    pub(crate) name: String,
+    pub(crate) feature: String,
     /// Value of the feature -> the intent it decides for.
-    intents: BTreeMap<String, String>,
-    train: Vec<String>,
-    test: Vec<String>,
+    pub(crate) intents: BTreeMap<String, String>,
+    pub(crate) train: Vec<String>,
+    pub(crate) test: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct OutOfScope {
-    train: Vec<String>,
-    test: Vec<String>,
+pub(crate) struct OutOfScope {
+    pub(crate) train: Vec<String>,
+    pub(crate) test: Vec<String>,
 }
 
 impl QuestionTexts {
@@ -93,22 +94,12 @@ impl QuestionTexts {
     }
 }
 
-/// Gives every text to users of the shop. `features` are logged with each question, as a node would log them.
-pub(crate) fn ask(
-    texts: &QuestionTexts,
-    shop: &Shop,
-    features: &[String],
-    seed: u64,
-    now_ms: i64,
-) -> Result<Questions> {
-    let mut rng = StdRng::seed_from_u64(seed ^ 0x5157_4553);
-    let (mut test_users, mut train_users): (Vec<usize>, Vec<usize>) =
-        (0..shop.users.len()).partition(|user| user % 2 == 1);
-    test_users.shuffle(&mut rng);
-    train_users.shuffle(&mut rng);
-    let asking = Asking { shop, features, now_ms };
-    let mut train = asking.train(texts, &mut Askers::new(train_users))?;
-    let mut test_askers = Askers::new(test_users);
+/// Gives every text to users of a tenant's shop. `features` are logged with each question, as a node would log them.
+pub(crate) fn ask(texts: &QuestionTexts, shop: &Shop, tenant: &str, features: &[String]) -> Result<Questions> {
+    let mut rng = StdRng::seed_from_u64(shop.seed ^ 0x5157_4553);
+    let asking = Asking { shop, tenant, features };
+    let mut train = asking.train(texts, &mut Askers::new(shop, Half::Even))?;
+    let mut test_askers = Askers::new(shop, Half::Odd);
     let mut test = asking.test(texts, &mut test_askers)?;
     train.shuffle(&mut rng);
     test.shuffle(&mut rng);
@@ -146,12 +137,12 @@ pub(crate) fn mislabel(questions: &mut [LabelledQuestion], share: f64, seed: u64
 
 struct Asking<'a> {
     shop: &'a Shop,
+    tenant: &'a str,
     features: &'a [String],
-    now_ms: i64,
 }
 
 impl Asking<'_> {
-    fn train(&self, texts: &QuestionTexts, askers: &mut Askers) -> Result<Vec<LabelledQuestion>> {
+    fn train(&self, texts: &QuestionTexts, askers: &mut Askers<'_>) -> Result<Vec<LabelledQuestion>> {
         let mut questions = Vec::new();
         for plain in &texts.plain {
             for text in repeated(&plain.train) {
@@ -173,7 +164,7 @@ impl Asking<'_> {
         Ok(questions)
     }
 
-    fn test(&self, texts: &QuestionTexts, askers: &mut Askers) -> Result<Vec<TestQuestion>> {
+    fn test(&self, texts: &QuestionTexts, askers: &mut Askers<'_>) -> Result<Vec<TestQuestion>> {
         let mut questions = Vec::new();
         for (plain, text) in in_turn(&texts.plain).take(PLAIN_TESTS) {
             let question = self.question(text, &plain.intent, askers, &plain.needs)?;
@@ -204,7 +195,7 @@ impl Asking<'_> {
         Ok(questions)
     }
 
-    fn ambiguous(&self, texts: &QuestionTexts, askers: &mut Askers) -> Result<Vec<TestQuestion>> {
+    fn ambiguous(&self, texts: &QuestionTexts, askers: &mut Askers<'_>) -> Result<Vec<TestQuestion>> {
         let mut questions = Vec::new();
         for group in &texts.ambiguous {
             for text in &group.test {
@@ -223,24 +214,23 @@ impl Asking<'_> {
         &self,
         text: &str,
         intent: &str,
-        askers: &mut Askers,
+        askers: &mut Askers<'_>,
         needs: &BTreeMap<String, Value>,
     ) -> Result<LabelledQuestion> {
-        let suits = |user| needs.iter().all(|(feature, value)| self.shop.value(user, feature).as_ref() == Some(value));
-        let Some(user) = askers.next(suits) else {
-            bail!("no user can ask {text:?}, which needs {needs:?}; make a shop with more users");
+        let Some(customer) = askers.next(|customer| suits(self.shop, customer, needs)) else {
+            bail!("no user can ask {text:?}, which needs {needs:?}; make a shop with more users, or a less uneven one");
         };
         let log = |feature: &String| -> Result<(String, Value)> {
             let value =
-                self.shop.value(user, feature).with_context(|| format!("the shop has no feature {feature:?}"))?;
+                self.shop.value(customer, feature).with_context(|| format!("the shop has no feature {feature:?}"))?;
             Ok((feature.clone(), value))
         };
         Ok(LabelledQuestion {
-            tenant: TENANT.to_owned(),
-            user: self.shop.users[user].id.clone(),
+            tenant: self.tenant.to_owned(),
+            user: customer.user.id.clone(),
             text: text.to_owned(),
             intent: intent.to_owned(),
-            asked_at_ms: self.now_ms,
+            asked_at_ms: self.shop.now_ms,
             features: self.features.iter().map(log).collect::<Result<_>>()?,
         })
     }
@@ -263,42 +253,16 @@ fn in_turn(entries: &[Plain]) -> impl Iterator<Item = (&Plain, &String)> {
     (0..longest).flat_map(move |n| entries.iter().filter_map(move |entry| Some((entry, entry.test.get(n)?))))
 }
 
-/// Users who ask, each at most once as long as others suit as well.
-struct Askers {
-    users: Vec<usize>,
-    asked: Vec<bool>,
-    cursor: usize,
-}
-
-impl Askers {
-    fn new(users: Vec<usize>) -> Askers {
-        Askers { asked: vec![false; users.len()], users, cursor: 0 }
-    }
-
-    fn next(&mut self, suits: impl Fn(usize) -> bool) -> Option<usize> {
-        let length = self.users.len();
-        let circle = |cursor| (0..length).map(move |step| (cursor + step) % length);
-        let fresh = circle(self.cursor).find(|place| !self.asked[*place] && suits(self.users[*place]));
-        let place = fresh.or_else(|| circle(self.cursor).find(|place| suits(self.users[*place])))?;
-        self.asked[place] = true;
-        self.cursor = place + 1;
-        Some(self.users[place])
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shop_locale::ENGLISH;
 
     const NOW_MS: i64 = 1_790_000_000_000;
+    const TENANT: &str = "demo";
 
-    #[test]
-    fn every_user_asks_once_before_one_asks_again() {
-        let mut askers = Askers::new(vec![4, 5, 6]);
-        let any: Vec<usize> = (0..4).filter_map(|_| askers.next(|_| true)).collect();
-        assert_eq!(any, [4, 5, 6, 4]);
-        assert_eq!(askers.next(|user| user == 6), Some(6));
-        assert_eq!(askers.next(|user| user == 7), None);
+    fn shop(users: usize) -> Shop {
+        Shop::new(3, users, NOW_MS, &ENGLISH).unwrap()
     }
 
     #[test]
@@ -322,9 +286,8 @@ mod tests {
             ambiguous: vec![texts],
             out_of_scope: OutOfScope { train: vec![], test: vec!["moon".to_owned(); OUT_OF_SCOPE_TESTS] },
         };
-        let shop = Shop::generate(3, 500, NOW_MS);
         let features = vec!["orders:status".to_owned()];
-        let Questions { train, test, ambiguous: all } = ask(&texts, &shop, &features, 3, NOW_MS).unwrap();
+        let Questions { train, test, ambiguous: all } = ask(&texts, &shop(500), TENANT, &features).unwrap();
         assert_eq!(all.len(), 2 * 3 * AMBIGUOUS_USERS_PER_VALUE, "every text from users of every value");
         assert_eq!(train.len(), 3 * TRAIN_USERS_PER_VALUE);
         let ambiguous: Vec<_> = test.iter().filter(|test| test.kind == QuestionKind::Ambiguous).collect();
@@ -373,8 +336,7 @@ mod tests {
              [out_of_scope]\ntrain = []\ntest = []",
         )
         .unwrap();
-        let shop = Shop::generate(3, 50, NOW_MS);
-        let error = ask(&texts, &shop, &[], 3, NOW_MS).unwrap_err().to_string();
+        let error = ask(&texts, &shop(50), TENANT, &[]).unwrap_err().to_string();
         assert!(error.contains("platinum") && error.contains("more users"), "{error}");
     }
 }

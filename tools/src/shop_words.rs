@@ -1,4 +1,4 @@
-//! Word lists of the sample shop: who buys, where they live, what they buy and who brings it.
+//! English word lists of the sample shop: who buys, where they live, what they buy and who brings it.
 //!
 //! Some names carry letters outside ASCII on purpose: a shop's real rows do.
 

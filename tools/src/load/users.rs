@@ -96,14 +96,13 @@ pub(crate) fn sendable(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shop::Shop;
+    use crate::shop_draw::user_id;
 
     #[test]
     fn numbered_users_are_the_sample_shops() {
-        let shop = Shop::generate(1, 500, 1_790_000_000_000);
         let users = Users::numbered("u", 500).unwrap();
-        assert_eq!(users.at(0.0), shop.users[0].id);
-        assert_eq!(users.at(0.99999), shop.users[499].id);
+        assert_eq!(users.at(0.0), user_id(0));
+        assert_eq!(users.at(0.99999), user_id(499));
     }
 
     #[test]
