@@ -7,10 +7,11 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
 use larder_serve::v1::admin_client::AdminClient;
-use larder_serve::v1::{AnswerReply, ExportHotSetRequest, Status};
-use larder_store::{Checkpoint, Store, TenantId};
+use larder_serve::v1::{AnswerReply, PublishRequest, Status};
+use larder_store::{Checkpoint, MANIFEST_FILE, Store, TenantId};
 use serde_json::Value;
 
 use crate::support::closed::{Closed, SEED};
@@ -139,26 +140,30 @@ async fn a_backup_waits_for_its_turn_while_the_node_changes_its_store() {
     let node = TestNode::start(&shop).await;
     let address = node.node.address().to_string();
     let moving = Moving::new(shop, &address);
-    // An export looks first what lies at its path: here somebody who does not answer before he is written to.
-    let pipe = moving.shop.path().join("pipe");
+    // A publish reads the manifest first: here one that does not come before it is written.
+    let built = moving.shop.path().join("never-built");
+    fs::create_dir(&built).unwrap();
+    let pipe = built.join(MANIFEST_FILE);
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let mut admin = AdminClient::new(node.channel.clone());
-    let request = ExportHotSetRequest { path: pipe.display().to_string() };
-    let export = tokio::spawn(async move { admin.export_hot_set(request).await });
+    let request = PublishRequest { path: built.display().to_string() };
+    let publish = tokio::spawn(async move { admin.publish(request).await });
+    let until = Instant::now() + Duration::from_secs(120);
     let backup = ["backup", &moving.destination, "--config", &moving.config];
     let refused = loop {
         let Ran { code, stderr, .. } = run(&[&backup[..], &["--wait", "0s"]].concat());
         if code != Some(0) {
             break stderr;
         }
+        assert!(Instant::now() < until && !publish.is_finished(), "the node was never busy");
     };
     assert!(refused.contains("the node has been busy with other changes of its store for 0 ms"), "{refused}");
 
     let mut waiting = larder().args(backup).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut said = BufReader::new(waiting.stderr.take().unwrap()).lines().map(Result::unwrap);
     assert!(said.any(|line| line.contains("waiting for up to 10 min")), "it ended without waiting");
-    fs::write(&pipe, "no hot set").unwrap();
-    assert!(export.await.unwrap().unwrap_err().message().contains("is no hot-set file"));
+    fs::write(&pipe, "no manifest").unwrap();
+    assert!(publish.await.unwrap().unwrap_err().message().contains(MANIFEST_FILE));
     said.for_each(drop);
     assert!(waiting.wait().unwrap().success());
     node.node.drain().await.unwrap();

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMillisecondArray};
 use arrow_flight::flight_service_client::FlightServiceClient;
@@ -125,11 +126,13 @@ async fn one_exchange_too_many_is_refused_until_another_ends() {
     assert_eq!(refused.code(), Code::ResourceExhausted);
     drop(first);
     // The node learns of it a moment later.
+    let until = Instant::now() + Duration::from_secs(60);
     let third = loop {
         match exchange(&node.channel).await {
             Ok(third) => break third,
             Err(refused) => assert_eq!(refused.code(), Code::ResourceExhausted),
         }
+        assert!(Instant::now() < until, "the place of an exchange that has ended is not given back");
     };
     drop((second, third));
     node.node.drain().await.unwrap();
