@@ -295,7 +295,7 @@ fn rows_can_be_placed_anew() {
     let place = |cold: i64, active: &[usize]| {
         let active = active.iter().map(|&number| name(number)).collect();
         let placement = Placement { cold_before_ms: Some(cold), active };
-        let published = store.replace(TenantId(1), "profile", placement, WriterLimits::default()).unwrap();
+        let published = store.replace(TenantId(1), "profile", &placement, WriterLimits::default()).unwrap();
         let info = store.generations().remove(0);
         assert_eq!((published.entities, published.rows), (info.entities, info.rows));
         (published.generation, info.entities, info.cold_entities)
@@ -315,6 +315,6 @@ fn rows_can_be_placed_anew() {
     assert_eq!(points(&fetch(&store, &all)), expected);
     assert_eq!(store.rollback(TenantId(1), "profile").unwrap().generation, 7);
     assert_eq!(points(&fetch(&store, &all)), expected);
-    let nothing = store.replace(TenantId(2), "profile", Placement::default(), WriterLimits::default()).unwrap_err();
+    let nothing = store.replace(TenantId(2), "profile", &Placement::default(), WriterLimits::default()).unwrap_err();
     assert!(matches!(nothing, Error::ChooseGeneration(_)), "{nothing:?}");
 }

@@ -73,7 +73,7 @@ pub fn place(
         // Everybody is warm; or there is nothing to place, and the store says why.
         _ => Placement::default(),
     };
-    Ok(store.replace(tenant, view, placement, WriterLimits::default())?)
+    Ok(store.replace(tenant, view, &placement, WriterLimits::default())?)
 }
 
 #[cfg(test)]

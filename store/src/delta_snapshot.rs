@@ -150,7 +150,7 @@ fn apply(inner: &Inner, delta: &Manifest, parts: &[Part], live: &Generation, dir
         };
         let entry = if order.is_le() { base.next().transpose()? } else { None };
         match if order.is_ge() { changes.next() } else { None } {
-            Some((part, change)) => applying.change(entry, &change?, &part.from)?,
+            Some((part, change)) => applying.change(entry.as_ref(), &change?, &part.from)?,
             None => applying.keep(entry)?,
         }
     }
@@ -195,7 +195,7 @@ impl Applying<'_> {
     }
 
     /// Writes what a change makes of an entity.
-    fn change(&mut self, entry: Option<Entry>, change: &ColdRow, from: &Path) -> Result<(), Error> {
+    fn change(&mut self, entry: Option<&Entry>, change: &ColdRow, from: &Path) -> Result<(), Error> {
         let ColdRow { entity, value, .. } = change;
         let wrong = |reason: &str| Error::refused(from, format!("entity {entity:?}: {reason}"));
         if *entity <= self.last {
@@ -209,7 +209,7 @@ impl Applying<'_> {
         if Delta::decode(value).map_err(|damaged| wrong(damaged.0))?.is_cut() {
             return Err(wrong("changes are missing"));
         }
-        let base = entry.as_ref().map(|entry| &*entry.value);
+        let base = entry.map(|entry| &*entry.value);
         let changed = combine(&self.config, self.baseline, base, value).map_err(|damaged| self.damaged(damaged))?;
         let is_same = changed.as_deref() == base;
         let counted = match (is_same, &changed) {
@@ -218,7 +218,7 @@ impl Applying<'_> {
             (false, None) => &mut self.done.deleted,
         };
         *counted += 1;
-        let is_cold = is_same && entry.as_ref().is_some_and(|entry| entry.is_cold);
+        let is_cold = is_same && entry.is_some_and(|entry| entry.is_cold);
         let Some(changed) = changed.map(Cow::into_owned) else { return Ok(()) };
         if changed.len() > MAX_ROW_BYTES {
             let bytes = changed.len();

@@ -195,7 +195,7 @@ pub(crate) fn drop_previous(inner: &Inner, tenant: TenantId, view: &str, generat
     drop(previous);
     match prune(inner, view, &generations) {
         Ok(changes) => {
-            tracing::info!(view = %name, generation, changes, "previous generation dropped, live rows pruned")
+            tracing::info!(view = %name, generation, changes, "previous generation dropped, live rows pruned");
         }
         // The generation is gone all the same; what is left goes with the next publish.
         Err(error) => tracing::warn!(view = %name, %error, "live rows not pruned"),
@@ -417,7 +417,7 @@ mod tests {
             store.publish(&build(generation, shard)).unwrap();
             assert_eq!(Manifest::read(&folder.path().join(format!("generation-{generation}"))).unwrap().shard, shard);
         }
-        store.replace(TenantId(1), "view", Placement::default(), WriterLimits::default()).unwrap();
+        store.replace(TenantId(1), "view", &Placement::default(), WriterLimits::default()).unwrap();
         drop(store);
         let of_other = folder.path().join("generation-4");
         let mut writer = GenerationWriter::create(&of_other, &view(), TenantId(1), 4, 0, WriterLimits::default())

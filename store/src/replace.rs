@@ -26,7 +26,7 @@ pub(crate) fn replace(
     inner: &Inner,
     tenant: TenantId,
     view: &str,
-    placement: Placement,
+    placement: &Placement,
     limits: WriterLimits,
 ) -> Result<Published, Error> {
     let view = find_view(&inner.views, view)?;
@@ -41,7 +41,7 @@ pub(crate) fn replace(
     };
     clear(inner.warm.path())?;
     let dir = inner.warm.path().join(WORK);
-    let built = build(inner, view, &live, &dir, generation, &placement, limits);
+    let built = build(inner, view, &live, &dir, generation, placement, limits);
     let published = built.and_then(|()| publish::publish(inner, &dir));
     if let Err(error) = clear(inner.warm.path()) {
         tracing::warn!(%error, "the working folder of a placement is not removed, the next one does it");

@@ -325,7 +325,7 @@ impl Store {
         &self,
         tenant: TenantId,
         view: &str,
-        placement: Placement,
+        placement: &Placement,
         limits: WriterLimits,
     ) -> Result<Published, Error> {
         let _changing = self.lock();
