@@ -168,12 +168,14 @@ impl Model {
     }
 
     /// The least event time with which a row may follow the snapshots that came before, if time is not to run backwards: not
-    /// older than they showed its element, nor from a time in which they knew that there was none.
+    /// older than they showed its element, nor from a time in which they knew that there was none, or only one that is erased.
     pub(crate) fn least_time(&self, place: Place, row: &Row) -> i64 {
         let view = &self.views[place.0];
         let same = |other: &&Row| other.entity == row.entity && element(view, other) == element(view, row);
         let published = self.places.get(&place).map_or(&[] as &[Snapshot], |known| &known.published);
-        let least = published.iter().map(|snapshot| match snapshot.rows.iter().find(same) {
+        let erased = self.erased(place, &row.entity);
+        let exists = |other: &&Row| erased.is_none_or(|erased| other.event_time_ms > erased);
+        let least = published.iter().map(|snapshot| match snapshot.rows.iter().find(same).filter(exists) {
             Some(row) => row.event_time_ms,
             None => snapshot.as_of_ms + 1000,
         });
