@@ -34,6 +34,9 @@ fn points() -> ViewConfig {
     ViewConfig { ttl_s: None, ..profile() }
 }
 
+/// The orders of a user with their totals, newest first, the status and the tier.
+type Shown = (Vec<(String, f64)>, Status, Tier);
+
 /// A store of one view, and the folder it lies in.
 struct Shelf {
     folder: tempfile::TempDir,
@@ -54,8 +57,8 @@ impl Shelf {
         self.folder.path().join(name)
     }
 
-    /// The orders of users, newest first: with their totals, the status and the tier.
-    fn orders(&self, users: &[&str]) -> Vec<(Vec<(String, f64)>, Status, Tier)> {
+    /// What is shown of users.
+    fn orders(&self, users: &[&str]) -> Vec<Shown> {
         let plan = plan(&self.store, &["orders:order_id", "orders:total"]);
         let fetched = self.store.fetch(&plan, &of_tenant(1, users), NOW_MS).unwrap();
         let view = &fetched.views[0];
@@ -76,7 +79,7 @@ impl Shelf {
     }
 }
 
-fn shown(orders: &[(&str, f64)], tier: Tier) -> (Vec<(String, f64)>, Status, Tier) {
+fn shown(orders: &[(&str, f64)], tier: Tier) -> Shown {
     let status = if orders.is_empty() { Status::NotFound } else { Status::Present };
     (orders.iter().map(|(name, total)| ((*name).to_owned(), *total)).collect(), status, tier)
 }
@@ -172,9 +175,8 @@ fn files_of_rows_and_deletions_change_what_they_name_and_nothing_else() {
         shown(&[("f1", 8.0)], Tier::Warm),
         shown(&[], Tier::None),
     ];
-    let values = |orders: &[(Vec<(String, f64)>, Status, Tier)]| -> Vec<_> {
-        orders.iter().map(|(orders, status, _)| (orders.clone(), *status)).collect()
-    };
+    let values =
+        |orders: &[Shown]| -> Vec<_> { orders.iter().map(|(orders, status, _)| (orders.clone(), *status)).collect() };
     assert_eq!(values(&shelf.orders(&users)), values(&expected));
     let live = shelf.store.generations().into_iter().find(|info| info.state == GenerationState::Live).unwrap();
     assert_eq!((live.as_of_ms, live.cold_entities), (150, 1), "cyd, who did not change, lies cold still");

@@ -32,10 +32,11 @@ impl Output {
     }
 
     pub(crate) fn append(&mut self, rows: &RecordBatch) -> Result<(), Error> {
-        Ok(match self {
+        match self {
             Output::Generation(writer) => writer.append(rows)?,
             Output::Delta(writer) => writer.append(rows)?,
-        })
+        }
+        Ok(())
     }
 
     /// Notes what it was built from, and makes it whole.

@@ -151,7 +151,7 @@ mod tests {
     use larder_store::{FeatureConfig, FeatureType, StoreConfig, ViewKind, Write};
 
     use super::*;
-    use crate::rows::Changes;
+    use larder_ingest::Changes;
 
     const TENANT: TenantId = TenantId(1);
     const NOW_MS: i64 = 1_800_000_000_000;

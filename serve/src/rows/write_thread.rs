@@ -220,8 +220,8 @@ mod tests {
     use tokio::sync::oneshot::Receiver;
 
     use super::*;
-    use crate::rows::Changes;
     use crate::test_engine::TestEngine;
+    use larder_ingest::Changes;
 
     type Reply = Receiver<Result<Written, Refusal>>;
 

@@ -158,7 +158,7 @@ mod tests {
                 *held = (*held).max((time, !row, arrival));
             }
             let mut expected: Vec<_> = model.into_iter().filter(|(_, held)| clear.is_none_or(|clear| held.0 > clear)).collect();
-            expected.sort_by(|a, b| (b.1.0, b.0).cmp(&(a.1.0, a.0)));
+            expected.sort_by_key(|(element, (time, ..))| std::cmp::Reverse((*time, *element)));
             let mut rows = 0;
             expected.retain(|(_, (_, deleted, _))| {
                 rows += u32::from(!deleted);
