@@ -12,10 +12,8 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::{Error, Refusal};
-use crate::threads::Cores;
+use crate::threads::{Cores, lower_priority};
 
-/// How much lower than the others, in steps of Unix.
-const NICE: i32 = 10;
 /// When a refused change may try again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -34,10 +32,7 @@ impl IngestThread {
         let (jobs, input) = sync_channel::<Job>(1);
         let body = move || {
             cores.pin();
-            // Of this thread alone, as Linux does it.
-            if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-                tracing::warn!(%error, "the ingest thread keeps the priority of the others");
-            }
+            lower_priority();
             while let Ok(job) = input.recv() {
                 job();
             }
@@ -95,7 +90,7 @@ mod tests {
         assert_eq!(second, Refusal::QueueFull { retry_after: RETRY });
         let_go.send(()).unwrap();
         let own = rustix::process::getpriority_process(None).unwrap();
-        assert_eq!(first.await.unwrap().unwrap(), (own + NICE).min(19), "lower, and only there");
+        assert_eq!(first.await.unwrap().unwrap(), (own + crate::threads::LOWER).min(19), "lower, and only there");
     }
 
     #[tokio::test]

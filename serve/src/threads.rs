@@ -51,6 +51,17 @@ impl ThreadsConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Cores(Option<BTreeSet<usize>>);
 
+/// How much lower than those that answer the threads are that change the store, in steps of Unix.
+pub(crate) const LOWER: i32 = 10;
+
+/// Lowers the priority of the current thread, and of those it starts from now on: whoever answers has the CPU first.
+pub(crate) fn lower_priority() {
+    // Of this thread alone, as Linux does it.
+    if let Err(error) = rustix::process::setpriority_process(None, LOWER) {
+        tracing::warn!(%error, "a thread that changes the store keeps the priority of the others");
+    }
+}
+
 impl Cores {
     /// How many there are; none where threads are not bound.
     pub(crate) fn count(&self) -> Option<usize> {

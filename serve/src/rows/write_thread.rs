@@ -19,6 +19,7 @@ use crate::metrics;
 use crate::pipeline::now_ms;
 use crate::rows::probe::Probe;
 use crate::rows::{Batch, Prepare, Room};
+use crate::threads::lower_priority;
 
 /// Batches, and about how many rows and bytes, that share a write. A message of few bytes may hold many: indices into a dictionary.
 const MAX_GROUP: usize = 256;
@@ -65,6 +66,7 @@ impl WriteThread {
     /// Until it is closed, or nobody can tell it anything any more.
     pub(super) fn run(&self, commands: &Receiver<Command>) {
         self.engine.cores.ingest.pin();
+        lower_priority();
         while let Ok(first) = commands.recv() {
             let (mut group, mut closing) = (Group::default(), false);
             let mut next = Some(first);
