@@ -13,7 +13,7 @@ use arrow::array::cast::AsArray;
 use arrow::array::{Array, RecordBatch, StringArray};
 use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
 
-use crate::encode::{ElementKeys, EncodedRows, RowColumns, Unencodable};
+use crate::encode::{ElementKeys, EncodedRows, RowColumns};
 use crate::manifest::{AppliedDelta, Manifest, ManifestSources};
 use crate::merge::Group;
 use crate::placement::Placement;
@@ -166,20 +166,11 @@ impl GenerationWriter {
             return Err(Error::FixInput(message));
         }
         let mut encoded = mem::take(&mut self.encoded);
-        encoded.restart();
         let schema = Arc::clone(&self.row_schema);
-        let columns = RowColumns::new(batch, &schema, times.values());
         let elements = ElementKeys::of_rows(batch, &self.view, &schema);
-        while encoded.next() < batch.num_rows() {
-            let encoding = columns.encode(encoded.next(), &mut encoded);
-            encoding.map_err(|refused| {
-                let Unencodable { row, reason } = refused;
-                wrong_row(row, entities.value(row), &reason)
-            })?;
-            for (row, bytes) in encoded.iter() {
-                self.add(row, entities, times.value(row), elements.as_ref(), bytes)?;
-            }
-        }
+        encode_each(batch, &schema, &mut encoded, |row, bytes| {
+            self.add(row, entities, times.value(row), elements.as_ref(), bytes)
+        })?;
         self.encoded = encoded;
         self.broken = false;
         Ok(())
@@ -373,6 +364,27 @@ pub(crate) fn check_next(shard: Shard, before: &str, entity: &str, row: usize) -
     if entity < before {
         let message = format!("row {row}: entity {entity:?} after {before:?}, rows must be sorted by entity");
         return Err(Error::FixInput(message));
+    }
+    Ok(())
+}
+
+/// Encodes the rows of a batch, whose columns have been checked, and hands them over one by one.
+pub(crate) fn encode_each(
+    batch: &RecordBatch,
+    schema: &RowSchema,
+    encoded: &mut EncodedRows,
+    mut take: impl FnMut(usize, &[u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let entities = batch.column(0).as_string::<i32>();
+    let times = batch.column(1).as_primitive::<TimestampMillisecondType>();
+    let columns = RowColumns::new(batch, schema, times.values());
+    encoded.restart();
+    while encoded.next() < batch.num_rows() {
+        let encoding = columns.encode(encoded.next(), encoded);
+        encoding.map_err(|refused| wrong_row(refused.row, entities.value(refused.row), &refused.reason))?;
+        for (row, bytes) in encoded.iter() {
+            take(row, bytes)?;
+        }
     }
     Ok(())
 }

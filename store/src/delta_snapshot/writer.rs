@@ -11,13 +11,13 @@ use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
 
 use crate::delta_snapshot::gathered::Gathered;
 use crate::delta_snapshot::owner;
-use crate::encode::{ElementKeys, EncodedRows, RowColumns, Unencodable};
+use crate::encode::{ElementKeys, EncodedRows};
 use crate::manifest::{DeltaOf, Manifest, ManifestSources};
 use crate::row::Damaged;
 use crate::schema::RowSchema;
 use crate::shard::Shard;
 use crate::view::{TenantId, ViewConfig, ViewKind, check_columns};
-use crate::writer::{MAX_ROW_BYTES, OpenCold, WriterLimits, begin_folder, check_next, wrong_row};
+use crate::writer::{MAX_ROW_BYTES, OpenCold, WriterLimits, begin_folder, check_next, encode_each, wrong_row};
 use crate::{Error, files};
 
 /// Writes one delta snapshot. Changes come in batches sorted by entity; [`finish`](DeltaWriter::finish) makes them a delta snapshot, dropping the
@@ -113,22 +113,13 @@ impl DeltaWriter {
             return Err(Error::FixInput(message));
         }
         let mut encoded = mem::take(&mut self.encoded);
-        encoded.restart();
         let schema = Arc::clone(&self.row_schema);
-        let columns = RowColumns::new(batch, &schema, times.values());
         let elements = ElementKeys::of_rows(batch, &self.view, &schema);
-        while encoded.next() < batch.num_rows() {
-            let encoding = columns.encode(encoded.next(), &mut encoded);
-            encoding.map_err(|refused| {
-                let Unencodable { row, reason } = refused;
-                wrong_row(row, entities.value(row), &reason)
-            })?;
-            for (row, bytes) in encoded.iter() {
-                self.begin_entity(entities.value(row), row)?;
-                let change = (!deleted.value(row)).then_some(bytes);
-                self.add(row, times.value(row), elements.as_ref(), change)?;
-            }
-        }
+        encode_each(batch, &schema, &mut encoded, |row, bytes| {
+            self.begin_entity(entities.value(row), row)?;
+            let change = (!deleted.value(row)).then_some(bytes);
+            self.add(row, times.value(row), elements.as_ref(), change)
+        })?;
         self.encoded = encoded;
         self.broken = false;
         Ok(())
